@@ -1,0 +1,44 @@
+# A thin front door; CMakeLists.txt describes the build and spec/run the tests.
+# DEPS=no leaves out the look at installed packages (for systems that are not Debian).
+SHELL := /bin/bash
+DEPS ?= yes
+STAGES ?=
+
+.PHONY: build run test check lint format bench fuzz asan tsan clean deps
+.DEFAULT_GOAL := build
+
+build: ## the gateway: build/moongate
+	@[ "$(DEPS)" = no ] || .ci/deps run
+	@cmake --preset release >/dev/null || cmake --preset release
+	@cmake --build --preset release
+
+run: build ## build, make secrets on the first run, start on 127.0.0.1:8000
+	@.ci/run-local
+
+deps: ## what building, running and testing need
+	@.ci/deps test
+
+test: ## everything; STAGES="unit lua" for some (spec/run --list)
+	@[ "$(DEPS)" = no ] || .ci/deps test
+	@spec/run $(STAGES)
+
+check lint: ## format, luacheck, floors
+	@spec/run lint
+
+format: ## puts C into the agreed form
+	@find core spec \( -name '*.c' -o -name '*.h' \) -not -path '*/node_modules/*' -print0 | \
+		xargs -0 clang-format -i
+
+bench: ## load scenarios beside plain nginx
+	@[ "$(DEPS)" = no ] || .ci/deps bench
+	@cmake --preset bench >/dev/null && cmake --build --preset bench
+	@bench/run build/bench
+
+fuzz: ## ten minutes for each fuzz target
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} spec/run fuzz
+
+asan tsan: ## unit tests under a sanitizer
+	@spec/run $@
+
+clean: ## build results; data/ and the local node stay
+	@find build -mindepth 1 -maxdepth 1 -not -name tools -exec rm -rf {} + 2>/dev/null || true

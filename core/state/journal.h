@@ -1,0 +1,78 @@
+#pragma once
+// journal.db: one append-only table (seq, blob) of facts, written by one thread in group commits
+// (commit what has queued, then the next group), and the applier that folds them exactly once into
+// main.db and logs.db (each holds its own applied_seq in the same transaction). A bad record is
+// quarantined under a savepoint with an alarm; its group commits. Records of money come with the
+// ledger; their kinds are reserved here so that the format need not change.
+//
+// journal_push may be called while holding a wallet's stripe lock: it only links into a queue, so
+// queue order = memory order. Any thread.
+#include "base/err.h"
+#include "base/id.h"
+#include "base/slice.h"
+#include "codec/usage.h"
+#include <stdint.h>
+
+struct journal;
+
+enum journal_kind {
+    JOURNAL_HOLD = 1,
+    JOURNAL_MARK = 2,
+    JOURNAL_CHECKPOINT = 3,
+    JOURNAL_SETTLE = 4,
+    JOURNAL_ADMISSION = 5,
+    JOURNAL_LOG = 6,
+};
+
+struct journal_ack;
+typedef void (*journal_ack_cb)(struct journal_ack *ack, int err); // journal thread, after commit
+struct journal_ack { // memory of the caller, untouched until called
+    journal_ack_cb on_commit;
+    struct journal_ack *next;
+};
+
+// Copies the payload (≤ 64 KiB). ack may be NULL. GW_EFULL: the queue holds more than 256 MiB;
+// GW_EIO: the journal is sick (disk full, fsync failed): nothing more is accepted.
+GW_MUSTCHECK int journal_push(struct journal *journal, enum journal_kind kind, struct slice payload,
+                              struct journal_ack *ack);
+struct journal_view {
+    uint64_t queued_records, queued_bytes;
+    uint32_t oldest_ms; // age of the oldest record not yet committed
+    int64_t committed_seq, applied_main_seq, applied_logs_seq;
+    uint64_t quarantined, commits;
+    bool is_sick;
+};
+void journal_read_view(struct journal *journal, struct journal_view *view);
+// Blocks until all that was pushed before is committed and applied (tests, close, CLI; never on a
+// worker). GW_ETIMEOUT.
+GW_MUSTCHECK int journal_flush(struct journal *journal, uint32_t timeout_ms);
+
+// One finished exchange: becomes a row of request_logs and adds to the hourly rollups.
+struct log_attempt {
+    int64_t upstream_id;
+    int32_t status; // 0: no answer
+    uint32_t duration_ms;
+    struct slice reason; // "ok", "connect", "timeout: first byte", "http 503", "error in stream"…
+};
+struct log_record {
+    struct gw_id id;
+    int64_t created_ms;    // wall
+    int64_t key_id, user_id, upstream_id; // 0: none
+    struct slice request_id, client_ip, method, path, dialect, model, upstream_model;
+    struct slice finish, error_code, error_message, flags; // flags: comma list ("estimated,cut")
+    struct slice key_prefix, user_agent, session, discounts_json, plugin;
+    int32_t status;
+    uint32_t duration_ms, ttft_ms; // ttft 0: none
+    bool is_stream, is_success;
+    uint64_t bytes_in, bytes_out;
+    struct usage usage;
+    int64_t cost_nano, price_version; // price_version 0: unpriced
+    const struct log_attempt *attempts;
+    size_t attempt_count;
+};
+// Versioned binary form (unknown later fields are skipped). Encodes into out / decodes into arena.
+struct arena;
+struct buf;
+GW_MUSTCHECK int log_record_encode(const struct log_record *record, struct buf *out);
+GW_MUSTCHECK int log_record_decode(struct slice payload, struct arena *arena,
+                                   struct log_record *out);

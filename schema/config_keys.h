@@ -1,0 +1,73 @@
+// The table of configuration keys: CONF_xxx(field, path, environment, default, …, help). Included
+// several times by core/state/conf.h and conf.c with different meanings of the macros; no include
+// guard on purpose. Times are seconds in the Lua file and milliseconds here.
+
+// clang-format off
+// --- listener
+CONF_TEXT(host, "listen.host", "HOST", "127.0.0.1", "address to listen on")
+CONF_INT(port, "listen.port", "PORT", 8000, 0, 65535, "port to listen on; 0 chooses one")
+CONF_TEXT(admin_listen, "listen.admin", "ADMIN_LISTEN", "", "host:port of a second listener; when set, /metrics and /readyz details are there only")
+CONF_TEXT(control_path, "listen.control", "", "data/control.sock", "unix socket of the command line verbs (mode 0600)")
+CONF_INT(workers, "workers", "WORKERS", 0, 0, 256, "worker threads; 0: one per core")
+CONF_TEXT(public_url, "public_url", "PUBLIC_URL", "", "own origin as clients see it")
+CONF_LIST(trusted_proxies, "trusted_proxies", "TRUSTED_PROXIES", "addresses or CIDRs whose X-Forwarded-For is believed")
+CONF_LIST(cors_origins, "cors_origins", "CORS_ORIGINS", "origins that browsers may call from; * for any")
+CONF_TEXT(app_name, "app_name", "APP_NAME", "Moongate", "name shown to people")
+// --- state
+CONF_TEXT(database_url, "database_url", "DATABASE_URL", "sqlite:///data/moongate.db", "sqlite:///relative or sqlite:////absolute path")
+CONF_TEXT(redis_url, "redis_url", "REDIS_URL", "", "shared rate counters (not yet supported: must be empty)")
+CONF_TEXT(durability, "durability", "", "power", "power: survives a power cut; process: survives kill -9")
+CONF_INT(log_retention_days, "log_retention_days", "LOG_RETENTION_DAYS", 90, 1, 36500, "days that request logs are kept")
+// --- secrets
+CONF_SECRET(encryption_key, "encryption_key", "ENCRYPTION_KEY", "Fernet key; a comma list is a key ring: the first encrypts, all decrypt")
+CONF_TEXT(encryption_key_file, "encryption_key_file", "ENCRYPTION_KEY_FILE", "", "file with the Fernet key")
+CONF_SECRET(plugin_api_encryption_key, "plugin_api_encryption_key", "PLUGIN_API_ENCRYPTION_KEY", "further key that only decrypts")
+CONF_SECRET(token_encrypt_key, "token_encrypt_key", "TOKEN_ENCRYPT_KEY", "further key that only decrypts, hashed with SHA-256")
+CONF_SECRET(secret_key, "secret_key", "SECRET_KEY", "signs sessions; purpose keys are derived from it")
+CONF_SECRET(admin_token, "admin_token", "ADMIN_TOKEN", "static admin bearer; unset closes that way in")
+CONF_TEXT(admin_username, "admin.username", "ADMIN_USERNAME", "", "first admin, created when none exists")
+CONF_SECRET(admin_password, "admin.password", "ADMIN_PASSWORD", "password of the first admin")
+CONF_TEXT(admin_email, "admin.email", "ADMIN_EMAIL", "", "e-mail of the first admin")
+// --- model calls
+CONF_TEXT(upstream_url, "upstream.url", "UPSTREAM_URL", "", "short form of one default OpenAI-format upstream")
+CONF_SECRET(upstream_api_key, "upstream.api_key", "UPSTREAM_API_KEY", "its key")
+CONF_TEXT(proxy_prefix, "proxy_prefix", "PROXY_PREFIX", "/proxy", "second mount of the model routes")
+CONF_MONEY(credit_usd, "credit_usd", "CREDIT_USD", "1", "USD per credit")
+CONF_TEXT(unpriced_models, "unpriced_models", "UNPRICED_MODELS", "deny", "deny or free: calls charged to a wallet for a model without a price")
+CONF_BOOL(allow_registration, "allow_registration", "ALLOW_REGISTRATION", true, "people may register")
+CONF_LIST(allowed_private_hosts, "allowed_private_hosts", "ALLOWED_PRIVATE_HOSTS", "private hosts or CIDRs that user-supplied upstream URLs may reach")
+CONF_MS(hold_head_ms, "hold_head", "", 15000, 100, 300000, "seconds that a stream's head waits for the first event; then 200 and keep-alive comments")
+CONF_MS(keepalive_ms, "keepalive", "", 15000, 100, 300000, "seconds of silence before a keep-alive comment in a stream")
+CONF_INT(max_attempts, "max_attempts", "", 4, 1, 16, "upstream attempts for one exchange")
+// --- timers of upstreams (each settable per upstream)
+CONF_MS(connect_timeout_ms, "timeouts.connect", "", 5000, 10, 600000, "seconds to connect")
+CONF_MS(tls_timeout_ms, "timeouts.tls", "", 5000, 10, 600000, "seconds for the TLS handshake")
+CONF_MS(first_byte_stream_ms, "timeouts.first_byte_stream", "", 120000, 10, 3600000, "seconds to the first byte of a stream")
+CONF_MS(first_byte_unary_ms, "timeouts.first_byte", "", 600000, 10, 3600000, "seconds to the first byte of a whole answer")
+CONF_MS(event_timeout_ms, "timeouts.event", "", 120000, 10, 3600000, "seconds between two reads of a stream")
+CONF_MS(drain_timeout_ms, "drain_timeout", "", 300000, 0, 86400000, "seconds that running exchanges get on SIGTERM")
+CONF_TEXT(disconnect, "disconnect", "", "cancel", "cancel or drain: what becomes of the upstream call when the client leaves")
+// --- limits of the server
+CONF_INT(target_bytes, "limits.target_bytes", "", 8192, 256, 65536, "request target")
+CONF_INT(header_bytes, "limits.header_bytes", "", 32768, 1024, 1048576, "header block")
+CONF_INT(header_count, "limits.header_count", "", 100, 10, 1000, "header fields")
+CONF_INT(body_bytes, "limits.body_bytes", "", 33554432, 1024, 1073741824, "request body")
+CONF_INT(admin_body_bytes, "limits.admin_body_bytes", "", 1048576, 1024, 1073741824, "request body of plugin routes")
+CONF_INT(bodies_total_bytes, "limits.bodies_total_bytes", "", 1073741824, 1048576, 1099511627776, "all request bodies in flight together; 503 beyond it")
+CONF_INT(answer_bytes, "limits.answer_bytes", "", 67108864, 1024, 1073741824, "whole upstream answer")
+CONF_INT(connections, "limits.connections", "", 60000, 1, 10000000, "client connections of the process")
+CONF_INT(connections_per_ip, "limits.connections_per_ip", "", 1000, 1, 10000000, "client connections of one address")
+CONF_MS(header_timeout_ms, "timeouts.client_header", "", 10000, 100, 600000, "seconds for a client's head")
+CONF_MS(body_idle_ms, "timeouts.client_body", "", 30000, 100, 600000, "seconds without a byte of a client's body")
+CONF_MS(client_keep_alive_ms, "timeouts.client_keep_alive", "", 75000, 100, 3600000, "seconds that an idle client connection is kept")
+CONF_MS(write_stall_ms, "timeouts.client_write", "", 60000, 100, 3600000, "seconds without progress in writing to a client")
+// --- logs
+CONF_TEXT(log_level, "log.level", "LOG_LEVEL", "info", "debug, info, warn or error")
+CONF_TEXT(log_file, "log.file", "", "", "log file; empty: standard error")
+CONF_BOOL(access_log, "log.access", "", true, "one JSON line per exchange")
+// --- plugins
+CONF_LIST(plugin_dirs, "plugin_dirs", "", "folders with plugins, searched in order")
+CONF_INT(lua_memory_bytes, "lua.memory_bytes", "", 268435456, 8388608, 17179869184, "memory cap of one Lua state")
+CONF_INT(lua_instructions, "lua.instructions", "", 5000000, 10000, 10000000000, "instruction budget of one hook or route between two yields")
+CONF_INT(lua_turn_ms, "lua.watchdog_ms", "", 250, 10, 60000, "a turn of a worker above this names its plugin in the log")
+// clang-format on
