@@ -118,8 +118,8 @@ static void sink_use_file(struct sink *sink, int fd, char *path)
     sink_look(sink);
 }
 
-// Writes all; false when bytes were lost. Past the deadline of log_stop nothing is waited for.
-static bool sink_write(struct sink *sink, struct slice bytes)
+// Writes all; gives what could not be written. Past the deadline of log_stop nothing is waited for.
+static struct slice sink_write(struct sink *sink, struct slice bytes)
 {
     int fd = sink_current(sink);
     while (bytes.len > 0) {
@@ -129,10 +129,10 @@ static bool sink_write(struct sink *sink, struct slice bytes)
             bool is_late = is_past_stop();
             int count = poll(&ready, 1, is_late ? 0 : POLL_MS);
             if (count < 0 && errno != EINTR)
-                return false;
+                return bytes;
             if (count <= 0) {
                 if (is_late)
-                    return false;
+                    return bytes;
                 continue;
             }
             if (size > PIPE_CHUNK)
@@ -142,25 +142,28 @@ static bool sink_write(struct sink *sink, struct slice bytes)
         if (done < 0) {
             if (errno == EINTR || (errno == EAGAIN && !is_past_stop()))
                 continue;
-            return false;
+            return bytes;
         }
         bytes = slice_from(bytes, (size_t)done);
     }
-    return true;
+    return bytes;
 }
 
 // ---- the log thread
 
 struct batch {
     struct buf text;
-    uint64_t lines;
 };
 
 static void batch_flush(struct batch *batch)
 {
-    if (batch->lines && !sink_write(&g.sink, buf_slice(&batch->text)))
-        atomic_fetch_add(&g.dropped, batch->lines);
-    batch->lines = 0;
+    struct slice rest = sink_write(&g.sink, buf_slice(&batch->text));
+    // A line has one newline, its last byte: those left over are the lines lost, cut ones included.
+    uint64_t lost = 0;
+    for (size_t i = 0; i < rest.len; i++)
+        lost += rest.ptr[i] == '\n';
+    if (lost)
+        atomic_fetch_add(&g.dropped, lost);
     if (batch->text.capacity > 4 * BATCH_BYTES)
         buf_free(&batch->text);
     else
@@ -169,9 +172,7 @@ static void batch_flush(struct batch *batch)
 
 static void batch_add(struct batch *batch, struct slice line)
 {
-    if (log_hide_in(line, &batch->text) == 0)
-        batch->lines++;
-    else
+    if (log_hide_in(line, &batch->text) != 0)
         atomic_fetch_add(&g.dropped, 1);
     if (batch->text.len >= BATCH_BYTES)
         batch_flush(batch);
@@ -248,10 +249,7 @@ static void *log_main(void *arg)
                                                {LOG_KIND_END, NULL, SLICE_NONE, 0}};
             batch_add_event(&batch, LOG_WARN, "log_dropped", fields);
             // A failure to write this very line is no news.
-            batch.lines = batch.text.len ? 1 : 0;
-            if (batch.lines)
-                (void)sink_write(&g.sink, buf_slice(&batch.text));
-            batch.lines = 0;
+            (void)sink_write(&g.sink, buf_slice(&batch.text));
             buf_clear(&batch.text);
             told = dropped;
         }

@@ -1,6 +1,6 @@
-// What the dialects share: the table, readers' and writers' beginnings, strings out of JSON, and the
-// reading of errors in any shape. An error's text is cleaned before anybody sees it: no markup, no
-// control characters, no query strings or keys.
+// What the dialects share: the table, readers' and writers' beginnings, strings out of JSON, and
+// the reading of errors in any shape. An error's text is cleaned before anybody sees it: no markup,
+// no control characters, no query strings or keys.
 #include "codec/dialect.h"
 #include "codec/json.h"
 #include <stdlib.h>
@@ -110,26 +110,13 @@ static size_t decode_escape(const char **at, const char *end, char *out)
     char c = *p++;
     *at = p;
     switch (c) {
-    case 'n':
-        *out = '\n';
-        return 1;
-    case 't':
-        *out = '\t';
-        return 1;
-    case 'r':
-        *out = '\r';
-        return 1;
-    case 'b':
-        *out = '\b';
-        return 1;
-    case 'f':
-        *out = '\f';
-        return 1;
-    case 'u':
-        break;
-    default:
-        *out = c;
-        return 1;
+    case 'n': *out = '\n'; return 1;
+    case 't': *out = '\t'; return 1;
+    case 'r': *out = '\r'; return 1;
+    case 'b': *out = '\b'; return 1;
+    case 'f': *out = '\f'; return 1;
+    case 'u': break;
+    default: *out = c; return 1;
     }
     int code = hex4(p, end);
     if (code < 0)
@@ -140,8 +127,8 @@ static size_t decode_escape(const char **at, const char *end, char *out)
         int low = hex4(p + 2, end);
         if (low >= 0xDC00 && low <= 0xDFFF) {
             *at = p + 6;
-            return utf8_encode(0x10000 + ((uint32_t)(code - 0xD800) << 10) + (uint32_t)(low - 0xDC00),
-                               out);
+            return utf8_encode(
+                0x10000 + ((uint32_t)(code - 0xD800) << 10) + (uint32_t)(low - 0xDC00), out);
         }
     }
     return utf8_encode(code >= 0xD800 && code <= 0xDFFF ? 0xFFFD : (uint32_t)code, out);
@@ -233,8 +220,9 @@ static bool is_key_char(char c)
 // A word that looks like a credential or the name of an account: what is kept of it, else 0.
 static size_t secret_prefix(struct slice token)
 {
-    static const char *const PREFIXES[] = {"sk-",  "sk_",     "rk-",  "pk-",  "gsk_", "xai-", "AIza",
-                                           "org-", "proj_", "Bearer-", "eyJ", "ya29.", "r8_",  "hf_"};
+    static const char *const PREFIXES[] = {"sk-",  "sk_",   "rk-",  "pk-",   "gsk_",
+                                           "xai-", "AIza",  "org-", "proj_", "Bearer-",
+                                           "eyJ",  "ya29.", "r8_",  "hf_"};
     for (size_t i = 0; i < sizeof(PREFIXES) / sizeof(PREFIXES[0]); i++) {
         size_t len = strlen(PREFIXES[i]);
         if (token.len >= len + 6 && memcmp(token.ptr, PREFIXES[i], len) == 0)
@@ -355,7 +343,7 @@ static size_t html_entity(struct slice rest, char *out)
     static const struct {
         const char *name;
         char byte;
-    } ENTITIES[] = {{"&amp;", '&'}, {"&lt;", '<'},  {"&gt;", '>'},  {"&quot;", '"'},
+    } ENTITIES[] = {{"&amp;", '&'},  {"&lt;", '<'},    {"&gt;", '>'},  {"&quot;", '"'},
                     {"&#39;", '\''}, {"&apos;", '\''}, {"&nbsp;", ' '}};
     for (size_t i = 0; i < sizeof(ENTITIES) / sizeof(ENTITIES[0]); i++)
         if (slice_starts(rest, ENTITIES[i].name)) {
@@ -530,10 +518,9 @@ static bool read_error_json(struct slice json, struct error_words *words)
         return read_text(json, &root, words);
     }
     static const uint8_t MESSAGES[] = {
-        ERR_MESSAGE,      ERR_RESPONSE_MESSAGE, ERR_ARRAY_MESSAGE, ERR_ERROR,
-        ERR_DETAIL,       ERR_DETAIL_MESSAGE,   ERR_DETAIL_MSG,    ERR_DETAIL_ERROR,
-        ERR_TOP_MESSAGE,  ERR_TOP_MSG,          ERR_GROQ,          ERR_ERRORS_MESSAGE,
-        ERR_TOP_DESCRIPTION, ERR_TOP_TITLE};
+        ERR_MESSAGE,        ERR_RESPONSE_MESSAGE, ERR_ARRAY_MESSAGE,   ERR_ERROR,       ERR_DETAIL,
+        ERR_DETAIL_MESSAGE, ERR_DETAIL_MSG,       ERR_DETAIL_ERROR,    ERR_TOP_MESSAGE, ERR_TOP_MSG,
+        ERR_GROQ,           ERR_ERRORS_MESSAGE,   ERR_TOP_DESCRIPTION, ERR_TOP_TITLE};
     bool is_found = false;
     // {"error":"invalid_grant","error_description":"…"}: the description is the sentence.
     if (spans[ERR_ERROR].type == SKIM_STRING && spans[ERR_TOP_DESCRIPTION].type == SKIM_STRING) {
@@ -562,10 +549,9 @@ static bool read_error_json(struct slice json, struct error_words *words)
         read_word(json, &spans[ERR_TOP_PARAM], words->param, sizeof(words->param));
 
     // The words say more than a number: insufficient_quota beside code 400 is a 429.
-    static const uint8_t STATUSES[] = {ERR_STATUS_CODE, ERR_STATUS,       ERR_CODE,
-                                       ERR_ARRAY_CODE,  ERR_ARRAY_STATUS, ERR_RESPONSE_CODE,
-                                       ERR_TYPE,        ERR_TOP_CODE,     ERR_TOP_TYPE,
-                                       ERR_DETAILS_CODE};
+    static const uint8_t STATUSES[] = {
+        ERR_STATUS_CODE,   ERR_STATUS, ERR_CODE,     ERR_ARRAY_CODE, ERR_ARRAY_STATUS,
+        ERR_RESPONSE_CODE, ERR_TYPE,   ERR_TOP_CODE, ERR_TOP_TYPE,   ERR_DETAILS_CODE};
     for (size_t i = 0; i < sizeof(STATUSES) && words->status == 0; i++)
         words->status = read_status(json, &spans[STATUSES[i]]);
     return is_found || words->code[0] != '\0' || words->type[0] != '\0';
@@ -633,8 +619,7 @@ int dialect_error_status(struct slice word)
     return 0;
 }
 
-void dialect_take_error(struct dialect_reader *reader, struct slice json,
-                        struct dialect_info *info)
+void dialect_take_error(struct dialect_reader *reader, struct slice json, struct dialect_info *info)
 {
     struct error_words words = {0};
     if (!read_error_json(json, &words) && words.message[0] == '\0') {
@@ -671,8 +656,8 @@ void dialect_read_error(struct slice body, int status, struct arena *arena,
     struct slice trimmed = slice_trim(body);
     *error = (struct dialect_error){.status = status, .retry_after_ms = -1};
     // A JSON text that is no error object ({} and the like) has no message of its own.
-    bool is_json = trimmed.len > 0 &&
-                   (*trimmed.ptr == '{' || *trimmed.ptr == '[' || *trimmed.ptr == '"');
+    bool is_json =
+        trimmed.len > 0 && (*trimmed.ptr == '{' || *trimmed.ptr == '[' || *trimmed.ptr == '"');
     bool is_read = is_json && read_error_json(trimmed, &words);
     struct slice scan = trimmed;
     if (scan.len > ERROR_TEXT_SCAN)
@@ -698,8 +683,8 @@ void dialect_read_error(struct slice body, int status, struct arena *arena,
         error->type = arena_copy(arena, slice_str(words.type));
     if (words.param[0] != '\0')
         error->param = arena_copy(arena, slice_str(words.param));
-    bool is_quota = slice_is(error->code, "insufficient_quota") ||
-                    slice_is(error->type, "insufficient_quota");
+    bool is_quota =
+        slice_is(error->code, "insufficient_quota") || slice_is(error->type, "insufficient_quota");
     error->should_retry =
         (error->status == 408 || error->status == 429 || error->status >= 500) && !is_quota;
 }
@@ -708,26 +693,17 @@ struct slice dialect_error_type(enum dialect_id id, int status, struct slice cod
 {
     if (id == DIALECT_ANTHROPIC) {
         switch (status) {
-        case 401:
-            return SLICE_LIT("authentication_error");
-        case 402:
-            return SLICE_LIT("billing_error");
-        case 403:
-            return SLICE_LIT("permission_error");
-        case 404:
-            return SLICE_LIT("not_found_error");
-        case 413:
-            return SLICE_LIT("request_too_large");
-        case 429:
-            return SLICE_LIT("rate_limit_error");
+        case 401: return SLICE_LIT("authentication_error");
+        case 402: return SLICE_LIT("billing_error");
+        case 403: return SLICE_LIT("permission_error");
+        case 404: return SLICE_LIT("not_found_error");
+        case 413: return SLICE_LIT("request_too_large");
+        case 429: return SLICE_LIT("rate_limit_error");
         case 408:
-        case 504:
-            return SLICE_LIT("timeout_error");
+        case 504: return SLICE_LIT("timeout_error");
         case 503:
-        case 529:
-            return SLICE_LIT("overloaded_error");
-        default:
-            return status >= 500 ? SLICE_LIT("api_error") : SLICE_LIT("invalid_request_error");
+        case 529: return SLICE_LIT("overloaded_error");
+        default: return status >= 500 ? SLICE_LIT("api_error") : SLICE_LIT("invalid_request_error");
         }
     }
     if (slice_is(code, "insufficient_quota") || status == 402)
@@ -771,8 +747,7 @@ int dialect_check_order(const struct dialect_writer *writer, const struct event 
     if (writer->has_finished)
         return GW_EINVAL;
     switch (event->kind) {
-    case EVENT_START:
-        return writer->has_started ? GW_EINVAL : 0;
+    case EVENT_START: return writer->has_started ? GW_EINVAL : 0;
     case EVENT_BLOCK_START:
         return writer->has_started && !writer->has_open_block && event->index == writer->index
                    ? 0
@@ -780,12 +755,9 @@ int dialect_check_order(const struct dialect_writer *writer, const struct event 
     case EVENT_BLOCK_DELTA:
     case EVENT_BLOCK_END:
         return writer->has_open_block && event->index == writer->index ? 0 : GW_EINVAL;
-    case EVENT_USAGE:
-        return 0;
-    case EVENT_FINISH:
-        return writer->has_started && !writer->has_open_block ? 0 : GW_EINVAL;
-    case EVENT_ERROR:
-        return event->error != NULL ? 0 : GW_EINVAL;
+    case EVENT_USAGE: return 0;
+    case EVENT_FINISH: return writer->has_started && !writer->has_open_block ? 0 : GW_EINVAL;
+    case EVENT_ERROR: return event->error != NULL ? 0 : GW_EINVAL;
     }
     return GW_EINVAL;
 }
@@ -815,9 +787,7 @@ void dialect_note_start(struct dialect_writer *writer, const struct event *event
 void dialect_note_event(struct dialect_writer *writer, const struct event *event)
 {
     switch (event->kind) {
-    case EVENT_START:
-        writer->has_started = true;
-        break;
+    case EVENT_START: writer->has_started = true; break;
     case EVENT_BLOCK_START:
         writer->has_open_block = true;
         writer->open_block = event->block;
@@ -825,9 +795,7 @@ void dialect_note_event(struct dialect_writer *writer, const struct event *event
         if (event->block == EVENT_BLOCK_REFUSAL)
             writer->has_refusal = true;
         break;
-    case EVENT_BLOCK_DELTA:
-        writer->block_bytes += event->text.len;
-        break;
+    case EVENT_BLOCK_DELTA: writer->block_bytes += event->text.len; break;
     case EVENT_BLOCK_END:
         if (writer->open_block == EVENT_BLOCK_TOOL)
             writer->tool_count++;
@@ -835,15 +803,11 @@ void dialect_note_event(struct dialect_writer *writer, const struct event *event
         writer->index++;
         buf_clear(&writer->text);
         break;
-    case EVENT_USAGE:
-        writer->usage = event->usage;
-        break;
+    case EVENT_USAGE: writer->usage = event->usage; break;
     case EVENT_FINISH:
         writer->finish = event->finish;
         writer->has_finished = true;
         break;
-    case EVENT_ERROR:
-        writer->has_finished = true;
-        break;
+    case EVENT_ERROR: writer->has_finished = true; break;
     }
 }

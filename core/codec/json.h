@@ -7,7 +7,8 @@
 #include "base/slice.h"
 #include <yyjson.h>
 
-// Writer: commas are placed by the writer; errors stick and json_end gives the first one.
+// Writer: commas are placed by the writer; errors stick and json_end gives the first one
+// (GW_EINTERNAL: an object or array is still open, or closed once too often).
 struct json_out {
     struct buf *buf; // kept
     int err;
@@ -29,10 +30,10 @@ void json_i64(struct json_out *out, int64_t value);
 void json_u64(struct json_out *out, uint64_t value);
 void json_bool(struct json_out *out, bool value);
 void json_null(struct json_out *out);
-void json_raw(struct json_out *out, struct slice json);     // text that is JSON
-void json_money(struct json_out *out, int64_t nano);        // exact decimal number of USD
-void json_double(struct json_out *out, double value);       // shortest round trip; not for money
-// A quoted, escaped JSON string onto buf.
+void json_raw(struct json_out *out, struct slice json); // text that is JSON
+void json_money(struct json_out *out, int64_t nano);    // exact decimal number of USD
+void json_double(struct json_out *out, double value);   // round trips; NaN: null; not for money
+// A quoted, escaped JSON string onto buf; on failure buf is as before.
 GW_MUSTCHECK int json_quote(struct buf *buf, struct slice text);
 
 // Parses with numbers as raw text. The document's memory may not pass memory_cap bytes
@@ -46,5 +47,6 @@ void json_doc_free(struct json_doc *doc);
 // The source text of a (raw) number, empty for other types.
 struct slice json_number_text(yyjson_val *val);
 struct slice json_string_slice(yyjson_val *val); // ptr NULL unless a string
-// Exact integer of a raw number; GW_EINVAL when it is none, GW_ETOOBIG out of range.
+// Exact integer of a raw number ("12.0" and "1.2e1" are 12, as in skim_u64); GW_EINVAL when it is
+// none, GW_ETOOBIG out of range.
 GW_MUSTCHECK int json_get_i64(yyjson_val *val, int64_t *out);

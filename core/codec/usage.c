@@ -1,6 +1,7 @@
-// Token usage: raw fields are gathered as reported (last value present wins), and one function turns
-// them into disjoint buckets. Keeping the raw fields apart from the buckets is what makes the order
-// of usage objects irrelevant: message_start and message_delta, a usage in every chunk, Groq's two.
+// Token usage: raw fields are gathered as reported (last value present wins), and one function
+// turns them into disjoint buckets. Keeping the raw fields apart from the buckets is what makes the
+// order of usage objects irrelevant: message_start and message_delta, a usage in every chunk,
+// Groq's two.
 #include "codec/usage.h"
 #include "codec/skim.h"
 
@@ -12,10 +13,10 @@ enum raw_field {
     RAW_PROMPT,
     RAW_COMPLETION,
     RAW_TOTAL,
-    RAW_CACHED,       // prompt_tokens_details.cached_tokens, cache_read_input_tokens (Claude)
-    RAW_CACHED_FLAT,  // cached_tokens, num_cached_tokens, prompt_cache_hit_tokens
-    RAW_CACHE_MISS,   // prompt_cache_miss_tokens
-    RAW_CACHE_WRITE,  // cache_write_tokens, cache_creation_input_tokens
+    RAW_CACHED,      // prompt_tokens_details.cached_tokens, cache_read_input_tokens (Claude)
+    RAW_CACHED_FLAT, // cached_tokens, num_cached_tokens, prompt_cache_hit_tokens
+    RAW_CACHE_MISS,  // prompt_cache_miss_tokens
+    RAW_CACHE_WRITE, // cache_write_tokens, cache_creation_input_tokens
     RAW_CACHE_5M,
     RAW_CACHE_1H,
     RAW_REASONING,
@@ -68,12 +69,12 @@ static const char *const OPENAI_PATHS[] = {
     "server_tool_use_details.web_search_requests",
 };
 static const uint8_t OPENAI_FIELDS[] = {
-    RAW_PROMPT,        RAW_PROMPT,       RAW_COMPLETION,    RAW_COMPLETION,   RAW_TOTAL,
-    RAW_CACHED_FLAT,   RAW_CACHED_FLAT,  RAW_CACHED_FLAT,   RAW_CACHED_FLAT,  RAW_CACHED,
-    RAW_CACHED,        RAW_CACHE_MISS,   RAW_CACHE_WRITE,   RAW_CACHE_WRITE,  RAW_CACHE_WRITE,
-    RAW_REASONING_FLAT, RAW_REASONING,   RAW_REASONING,     RAW_AUDIO_IN,     RAW_AUDIO_IN,
-    RAW_AUDIO_IN,      RAW_AUDIO_SECONDS, RAW_IMAGE_IN,     RAW_IMAGE_IN,     RAW_AUDIO_OUT,
-    RAW_AUDIO_OUT,     RAW_SERVER_CALLS, RAW_SERVER_CALLS,  RAW_SERVER_CALLS,
+    RAW_PROMPT,         RAW_PROMPT,        RAW_COMPLETION,   RAW_COMPLETION,   RAW_TOTAL,
+    RAW_CACHED_FLAT,    RAW_CACHED_FLAT,   RAW_CACHED_FLAT,  RAW_CACHED_FLAT,  RAW_CACHED,
+    RAW_CACHED,         RAW_CACHE_MISS,    RAW_CACHE_WRITE,  RAW_CACHE_WRITE,  RAW_CACHE_WRITE,
+    RAW_REASONING_FLAT, RAW_REASONING,     RAW_REASONING,    RAW_AUDIO_IN,     RAW_AUDIO_IN,
+    RAW_AUDIO_IN,       RAW_AUDIO_SECONDS, RAW_IMAGE_IN,     RAW_IMAGE_IN,     RAW_AUDIO_OUT,
+    RAW_AUDIO_OUT,      RAW_SERVER_CALLS,  RAW_SERVER_CALLS, RAW_SERVER_CALLS,
 };
 _Static_assert(sizeof(OPENAI_PATHS) / sizeof(OPENAI_PATHS[0]) == sizeof(OPENAI_FIELDS),
                "one field per path");
@@ -96,8 +97,7 @@ static const uint8_t ANTHROPIC_FIELDS[] = {
 _Static_assert(sizeof(ANTHROPIC_PATHS) / sizeof(ANTHROPIC_PATHS[0]) == sizeof(ANTHROPIC_FIELDS),
                "one field per path");
 
-static const struct usage_table OPENAI_TABLE = {OPENAI_PATHS, OPENAI_FIELDS,
-                                                sizeof(OPENAI_FIELDS)};
+static const struct usage_table OPENAI_TABLE = {OPENAI_PATHS, OPENAI_FIELDS, sizeof(OPENAI_FIELDS)};
 static const struct usage_table ANTHROPIC_TABLE = {ANTHROPIC_PATHS, ANTHROPIC_FIELDS,
                                                    sizeof(ANTHROPIC_FIELDS)};
 
@@ -140,8 +140,7 @@ void usage_meter_take(struct usage_meter *meter, struct slice object)
     const struct usage_table *table =
         meter->rule == USAGE_RULE_ANTHROPIC ? &ANTHROPIC_TABLE : &OPENAI_TABLE;
     struct skim skim;
-    struct skim_spec spec = {
-        .paths = table->paths, .path_count = table->count, .is_lenient = true};
+    struct skim_spec spec = {.paths = table->paths, .path_count = table->count, .is_lenient = true};
     if (skim_whole(&skim, &spec, object) != 0 || skim.root_type != SKIM_OBJECT)
         return;
     for (size_t i = 0; i < table->count; i++) {

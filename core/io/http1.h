@@ -8,7 +8,11 @@
 //   on_request (head complete) → on_body* → on_complete → … http1_respond_* … → on_close (always
 //   the last call, exactly once: answer flushed, or client gone, or aborted).
 // A handler may answer at any time after on_request; when it answers before the body is complete,
-// the rest of the body is drained (bounded) or the connection is closed after a linger.
+// the rest of the body is drained (bounded) or the connection is closed after a linger: after
+// http1_end neither on_body nor on_complete comes. on_complete comes also without a body. Until
+// http1_set_user the callbacks get the server's user. A client that closes its side while its
+// answer is still being made counts as gone: on_close(GW_ERESET). Where the server itself refuses
+// (body too large, broken or stalled), on_close tells GW_ETOOBIG, GW_EPROTO or GW_ETIMEOUT.
 // Writes are queued and go out in one write per turn; handlers watch http1_queued and on_writable.
 #include "base/arena.h"
 #include "base/buf.h"
@@ -60,7 +64,7 @@ struct http1_handler {
     void (*on_request)(void *user, struct http1_stream *stream);
     void (*on_body)(void *stream_user, struct slice bytes);
     void (*on_complete)(void *stream_user);
-    void (*on_writable)(void *stream_user);          // queue fell below the low-water mark
+    void (*on_writable)(void *stream_user); // queue fell below the low-water mark
     void (*on_close)(void *stream_user, int err, const char *reason); // err 0: answered and flushed
     // Renders the body of a refusal the server itself makes (bad request, 408, 413, 414, 417, 431,
     // 501, 503, 505): request may be NULL or partial (path known or empty). Gives the content type
@@ -68,26 +72,27 @@ struct http1_handler {
     const char *(*render_refusal)(void *user, const struct http1_request *request, int status,
                                   const char *message, struct buf *out);
     // May add headers to such a refusal (request ids); may be NULL.
-    size_t (*refusal_headers)(void *user, struct http1_header *out, size_t max, struct arena *arena);
+    size_t (*refusal_headers)(void *user, struct http1_header *out, size_t max,
+                              struct arena *arena);
 };
 
 struct http1_limits {
-    uint32_t target_bytes;        // 8 KiB → 414
-    uint32_t header_bytes;        // 32 KiB → 431
-    uint32_t header_count;        // 100 → 431
+    uint32_t target_bytes;                // 8 KiB → 414
+    uint32_t header_bytes;                // 32 KiB → 431
+    uint32_t header_count;                // 100 → 431
     uint32_t chunk_extension_bytes;       // 256 per chunk
     uint32_t chunk_extension_total_bytes; // 16 KiB per body
-    uint64_t body_bytes;          // 32 MiB → 413; a handler may lower it per stream
-    uint32_t pipelined_requests;  // 100 per connection waiting
-    uint32_t header_ms;           // 10 s for a head, from its first byte
-    uint32_t body_idle_ms;        // 30 s
-    uint32_t keep_alive_ms;       // 75 s idle
-    uint32_t write_stall_ms;      // 60 s without progress
-    uint32_t linger_ms;           // 2 s, and at most 256 KiB read while lingering
-    uint32_t high_water_bytes;    // 256 KiB
-    uint32_t low_water_bytes;     // 64 KiB
-    uint32_t max_connections;     // per worker
-    uint32_t max_per_ip;          // connections of one peer address, whole process (shared table)
+    uint64_t body_bytes;                  // 32 MiB → 413; a handler may lower it per stream
+    uint32_t pipelined_bytes;             // 64 KiB read ahead while an answer is due, then not read
+    uint32_t header_ms;                   // 10 s for a head, from its first byte
+    uint32_t body_idle_ms;                // 30 s
+    uint32_t keep_alive_ms;               // 75 s idle
+    uint32_t write_stall_ms;              // 60 s without progress
+    uint32_t linger_ms;                   // 2 s, and at most 256 KiB read while lingering
+    uint32_t high_water_bytes;            // 256 KiB
+    uint32_t low_water_bytes;             // 64 KiB
+    uint32_t max_connections;             // per worker
+    uint32_t max_per_ip; // connections of one peer address, whole process (shared table)
 };
 
 struct http1_counters {
@@ -114,9 +119,15 @@ const struct http1_counters *http1_server_counters(const struct http1_server *se
 // Takes over a connected, non-blocking socket (from the listener). Takes fd also on failure.
 GW_MUSTCHECK int http1_accept_fd(struct http1_server *server, int fd, bool is_unix,
                                  const char *peer_ip, uint32_t listener_tag);
+// Best effort 503 with Retry-After, then closes fd (the listener, out of descriptors).
+void http1_refuse_fd(int fd);
 
 const struct http1_request *http1_request(const struct http1_stream *stream);
 void http1_set_user(struct http1_stream *stream, void *stream_user);
+// Keeps the stream's memory (its request and arena) beyond on_close until http1_release; it then
+// goes at the end of the turn. For handlers that still work when the client has left.
+void http1_hold(struct http1_stream *stream);
+void http1_release(struct http1_stream *stream);
 struct loop *http1_loop(const struct http1_stream *stream);
 // Value of the first such header (name in lower case); ptr NULL when absent.
 struct slice http1_header(const struct http1_request *request, const char *name);
@@ -141,11 +152,11 @@ GW_MUSTCHECK int http1_write(struct http1_stream *stream, struct slice bytes);
 void http1_end(struct http1_stream *stream);
 // Head, body and end at once.
 GW_MUSTCHECK int http1_respond(struct http1_stream *stream, int status,
-                               const struct http1_header *headers, size_t count,
-                               struct slice body);
+                               const struct http1_header *headers, size_t count, struct slice body);
 // Cuts the connection without a clean end of the body (RST or missing last chunk): a truncated
-// answer must be seen as such. on_close is called before it returns… never from inside another
-// callback of the same stream: then at end of turn.
+// answer must be seen as such. What was queued before is offered to the kernel once. on_close is
+// called before it returns… never from inside another callback of the same stream: then at end of
+// turn.
 void http1_abort(struct http1_stream *stream, const char *reason);
 bool http1_head_sent(const struct http1_stream *stream);
 size_t http1_queued(const struct http1_stream *stream); // bytes not yet taken by the kernel

@@ -23,9 +23,18 @@ typedef void (*resolver_cb)(void *user, const struct resolver_result *result);
 
 // look_up replaces getaddrinfo in tests (NULL: the system's); it runs on a resolver thread.
 typedef int (*resolver_lookup_fn)(const char *host, struct resolver_result *result);
-struct resolver *resolver_new(size_t threads, resolver_lookup_fn look_up);
+struct resolver *resolver_new(size_t threads, resolver_lookup_fn look_up); // NULL: no memory
+// Waits for the look-up that a thread is in. No query may be open: those that wait are dropped
+// without a callback. After every loop that asked has stopped running.
 void resolver_free(struct resolver *resolver);
-// A literal or cached name calls back before this returns with *query NULL; else later.
+// A literal or cached name calls back before this returns with *query NULL; else later, and the
+// query is gone when the callback begins. GW_EINVAL: not a host name. GW_EFULL: too many names
+// are being looked up.
 GW_MUSTCHECK int resolver_start(struct resolver *resolver, struct loop *loop, struct slice host,
                                 resolver_cb on_result, void *user, struct resolver_query **query);
 void resolver_cancel(struct resolver_query *query); // loop thread; the callback will not come
+
+struct resolver_counters {
+    uint64_t asked, answered_at_once, look_ups, failed;
+};
+struct resolver_counters resolver_counters(struct resolver *resolver); // any thread

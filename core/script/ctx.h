@@ -4,6 +4,7 @@
 // live in the exchange's arena. Worker thread only.
 #include "base/arena.h"
 #include "base/id.h"
+#include "base/list.h"
 #include "base/slab.h"
 #include "base/slice.h"
 #include "codec/dialect.h"
@@ -141,8 +142,16 @@ struct ctx {
 
     // The script floor's own: registry references and the generation that runs this exchange.
     struct script_generation *generation;
+    struct list script_node;  // of the generation's bound exchanges
     int lua_object, lua_vars; // 0: not made yet
-    void *pending;            // the coroutine of the hook or answer in progress
+    int lua_answer;           // the function or list of an EVENTS answer; 0: none
+    void *pending;            // the coroutine of the hook in progress
+    void *answer;             // the answer in progress
+    uint8_t pending_hook;
+    uint8_t hook_step;
+    bool is_hook_sync; // run_from is on the C stack
+    bool hook_is_retry;
+    struct slice hook_text, body_text;
 };
 
 // Adds once; silently drops beyond the maximum. flag: constant or arena.

@@ -153,5 +153,8 @@ GW_MUSTCHECK int script_route_start(struct script *script, const struct script_r
                                     struct script_route_call **call);
 void script_route_cancel(struct script_route_call *call);
 
+// Names of models that plugins of the current generation answer themselves (valid until the flip).
+const struct slice *script_models(const struct script *script, size_t *count);
+
 // The quirk of a provider in this exchange's generation; the generic one when unknown.
 const struct quirk *script_quirk(const struct ctx *ctx, struct slice provider);

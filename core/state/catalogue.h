@@ -67,11 +67,20 @@ const struct catalogue *catalogue_get(const struct catalogue_ref *ref);
 // Takes `next` (arena-owned); the old one is retired.
 GW_MUSTCHECK int catalogue_swap(struct catalogue_ref *ref, struct catalogue *next);
 
+// Reads active upstreams and living prices; decrypts keys (and hides them from the log until the
+// catalogue is freed). An upstream whose row cannot be used is logged and broken, never left out.
+struct db;
+struct fernet;
+GW_MUSTCHECK int catalogue_load(struct db *db, const struct fernet *fernet, struct health *health,
+                                uint64_t version, struct catalogue **out);
+void catalogue_free(struct catalogue *catalogue);
+
 const struct upstream *catalogue_upstream(const struct catalogue *catalogue, int64_t id);
 const struct upstream *catalogue_upstream_named(const struct catalogue *catalogue,
                                                 struct slice name);
 // The upstream's model name for a public one, or ptr NULL when it does not serve it. Exact names
-// win over wildcards; "*" in upstream_name takes the matched part.
+// win over wildcards, among these the longest literal part; "*" in upstream_name takes what the
+// pattern's first '*' matched. "demo" is served only by an upstream that names it.
 struct slice catalogue_model_for(const struct upstream *upstream, struct slice model,
                                  struct arena *arena);
 // The price that matches (longest literal part wins), or NULL.

@@ -62,8 +62,8 @@ struct conf_key {
     enum conf_type type;
     const char *path; // "limits.body_bytes"
     const char *env;  // "" when none
-    const char *default_text;
-    int64_t min, max;
+    const char *default_text; // as in the table: milliseconds for times, without quotes
+    int64_t min, max;         // milliseconds for times
     const char *help;
     size_t offset; // in struct conf
 };
@@ -80,9 +80,16 @@ GW_MUSTCHECK int conf_set(struct conf *conf, const struct conf_key *key, struct 
                           char *why, size_t why_size);
 // Checks across keys (required secrets, sample secrets, ADMIN_PASSWORD); name gets the variable.
 GW_MUSTCHECK int conf_check(const struct conf *conf, char *why, size_t why_size);
+// The key ring of ENCRYPTION_KEY or ENCRYPTION_KEY_FILE and the decrypt-only keys. Reads the file:
+// at start only.
+struct fernet;
+GW_MUSTCHECK int conf_make_fernet(const struct conf *conf, struct fernet **out, char *why,
+                                  size_t why_size);
 // "path = value  # source" with secrets masked is written by confload; this renders one value.
 GW_MUSTCHECK int conf_render(const struct conf *conf, const struct conf_key *key,
                              struct arena *arena, struct slice *out);
+// A relative path of the file starts in the file's folder (arena of conf, NUL-terminated).
+GW_MUSTCHECK int conf_path(const struct conf *conf, struct slice path, struct slice *out);
 // sqlite:///relative or sqlite:////absolute, driver suffixes ignored → file path (arena of conf).
 GW_MUSTCHECK int conf_database_path(const struct conf *conf, struct slice *main_path, char *why,
                                     size_t why_size);

@@ -39,13 +39,24 @@ const char *db_error(const struct db *db); // text of the last failure
 GW_MUSTCHECK int db_run(struct db *db, struct slice sql, const struct db_value *args,
                         size_t arg_count, struct arena *arena, size_t max_rows,
                         struct db_rows *rows);
+// Runs one query and calls on_row for each row, without keeping any: values are borrowed for the
+// call. A negative result of on_row ends it and is given back.
+GW_MUSTCHECK int db_each(struct db *db, struct slice sql, const struct db_value *args,
+                         size_t arg_count,
+                         int (*on_row)(void *user, const struct db_value *values, size_t count),
+                         void *user);
 int64_t db_changes(const struct db *db);
 int64_t db_last_id(const struct db *db);
 GW_MUSTCHECK int db_begin(struct db *db, bool is_write);
-GW_MUSTCHECK int db_commit(struct db *db);
+GW_MUSTCHECK int db_commit(struct db *db); // GW_ECANCELLED: it was rolled back before
 void db_rollback(struct db *db);
 // Runs a migration script (several statements); trusted text only.
 GW_MUSTCHECK int db_script(struct db *db, const char *sql, char *error, size_t error_size);
-// Restricts the connection to what plugin `plugin` may do (its own p_<plugin>_* tables for writing;
-// no reading of secrets and journal), until called with an empty slice. budget_ms interrupts.
+// A consistent copy of the whole database into a new file of mode 0600 (SQLite's backup).
+GW_MUSTCHECK int db_backup(struct db *db, const char *to_path, char *error, size_t error_size);
+// Restricts the connection to what plugin `plugin` may do: read the main tables without columns of
+// secrets and without the store's own tables; read, write, create and drop p_<plugin>_* tables and
+// indexes; one statement at a time, no transactions, no PRAGMA, no ATTACH (GW_EDENIED). Until
+// called with an empty slice. Past budget_ms (0: none) a statement ends with GW_ETIMEOUT, and so
+// does waiting for a lock. A plugin's name that begins with another's and '_' shares its tables.
 void db_restrict(struct db *db, struct slice plugin, uint32_t budget_ms);

@@ -41,7 +41,9 @@ void health_begin(struct health_slot *slot, uint64_t now_ms);
 void health_end(struct health_slot *slot, uint64_t now_ms, enum health_result result,
                 uint32_t latency_ms, int64_t retry_after_ms);
 void health_read(const struct health_slot *slot, uint64_t now_ms, struct health_view *view);
-// True when it should be preferred now: closed, or half open and this caller gets the one probe.
+// True when it should be preferred now: closed, or half open and nobody probes yet. Takes nothing:
+// the one probe belongs to the exchange that then calls health_begin (or took it before).
 bool health_is_usable(struct health_slot *slot, uint64_t now_ms);
-// Takes the probe permission; false when another exchange has it.
+// Takes the probe permission; false when another exchange has it or the circuit is open. True and
+// nothing taken when it is closed. Given back by health_end, or after 60 s.
 bool health_take_probe(struct health_slot *slot, uint64_t now_ms);

@@ -11,6 +11,7 @@
 #include "base/id.h"
 #include "base/slice.h"
 #include "codec/usage.h"
+#include <pthread.h>
 #include <stdint.h>
 
 struct journal;
@@ -31,6 +32,20 @@ struct journal_ack { // memory of the caller, untouched until called
     struct journal_ack *next;
 };
 
+struct journal_options {
+    const char *journal_path, *main_path, *logs_path; // migrated before
+    bool is_durable;                                  // "power": synchronous FULL
+    // Held by the applier around its transactions: shared with the store's write lanes, so that
+    // inside the process nobody waits by polling.
+    pthread_mutex_t *main_mutex, *logs_mutex;
+};
+// Opens the journal, starts the journal thread and the applier, which at once folds what an earlier
+// process left. error ≥ 256 bytes.
+GW_MUSTCHECK int journal_open(const struct journal_options *options, struct journal **out,
+                              char *error, size_t error_size);
+// Commits and applies what is queued (at most 60 s for the applier), then ends the threads.
+void journal_close(struct journal *journal);
+
 // Copies the payload (≤ 64 KiB). ack may be NULL. GW_EFULL: the queue holds more than 256 MiB;
 // GW_EIO: the journal is sick (disk full, fsync failed): nothing more is accepted.
 GW_MUSTCHECK int journal_push(struct journal *journal, enum journal_kind kind, struct slice payload,
@@ -40,6 +55,7 @@ struct journal_view {
     uint32_t oldest_ms; // age of the oldest record not yet committed
     int64_t committed_seq, applied_main_seq, applied_logs_seq;
     uint64_t quarantined, commits;
+    uint32_t behind_ms; // how long the applier has made no progress although it is behind
     bool is_sick;
 };
 void journal_read_view(struct journal *journal, struct journal_view *view);
@@ -56,7 +72,7 @@ struct log_attempt {
 };
 struct log_record {
     struct gw_id id;
-    int64_t created_ms;    // wall
+    int64_t created_ms;                   // wall
     int64_t key_id, user_id, upstream_id; // 0: none
     struct slice request_id, client_ip, method, path, dialect, model, upstream_model;
     struct slice finish, error_code, error_message, flags; // flags: comma list ("estimated,cut")
@@ -70,7 +86,8 @@ struct log_record {
     const struct log_attempt *attempts;
     size_t attempt_count;
 };
-// Versioned binary form (unknown later fields are skipped). Encodes into out / decodes into arena.
+// Versioned binary form (unknown later fields are skipped). Encodes into out, texts cut to what a
+// row may hold, at most 16 attempts, so that a record always fits. Decodes into arena; GW_ECORRUPT.
 struct arena;
 struct buf;
 GW_MUSTCHECK int log_record_encode(const struct log_record *record, struct buf *out);

@@ -1,8 +1,8 @@
 #pragma once
 // Counters and histograms for /metrics: each worker adds to its own shard without locks; a scrape
 // sums the shards. Label sets are bounded (past 2,000 series per metric the label "other" is used).
-// Names and buckets: OPERATIONS.md. Register before the threads start; adding: the shard's thread;
-// rendering: any thread.
+// Names and buckets: OPERATIONS.md. Registering and rendering: any thread; adding: the shard's
+// thread (its first sight of a series takes a lock).
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/slice.h"
@@ -20,6 +20,8 @@ struct stats_shard *stats_shard_of(struct stats *stats, size_t index);
 // histograms: NULL = the standard ones. The same name again gives the same number (plugin reload).
 int stats_register(struct stats *stats, enum stats_kind kind, const char *name, const char *help,
                    const char *labels, const double *buckets, size_t bucket_count);
+// The metric's amounts are nano-units (money): rendered as exact decimals.
+void stats_set_nano(struct stats *stats, int metric);
 // values: one slice per label, in order.
 void stats_add(struct stats_shard *shard, int metric, const struct slice *values, size_t count,
                int64_t amount);

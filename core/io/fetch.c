@@ -1,0 +1,861 @@
+// The life of a fetch, the same for every transport: check and copy the request, look the host up,
+// check the addresses, hand over to the transport at the end of the turn, watch the timers, read
+// the head, and tell the handler. States: transport.h. A fetch dies in two ways, both ending in
+// recycle(): finish() tells on_done, fetch_cancel() tells nobody and is swept at the end of turn.
+#include "io/fetch.h"
+
+#include "io/transport.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define UPLOAD_MAX (1024 * 1024)
+#define UPLOAD_LOW (64 * 1024)
+#define MAX_REQUEST_HEADERS 256
+#define MAX_REQUEST_HEADER_BYTES (64 * 1024)
+
+struct fetcher {
+    struct loop *loop;
+    struct resolver *resolver;
+    const struct fetch_transport *transport;
+    void *self; // the transport's
+    struct loop_task task;
+    struct list live, spare, starting, resuming, dead;
+    size_t spare_count;
+    struct fetcher_counters counters;
+};
+
+static void run_fetcher(struct loop_task *task);
+static void on_timer(struct loop_timer *timer);
+static void on_looked_up(void *user, const struct resolver_result *result);
+static void finish(struct fetch *fetch, int err);
+
+// ---- the fetcher
+
+int fetch_global_init(void)
+{
+    // Writes to a socket that the peer closed, also OpenSSL's, must be errors and not signals.
+    signal(SIGPIPE, SIG_IGN);
+    return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : GW_EINTERNAL;
+}
+
+void fetch_global_cleanup(void)
+{
+    curl_global_cleanup();
+}
+
+int fetcher_new(struct loop *loop, struct resolver *resolver, struct fetcher **out)
+{
+    struct fetcher *fetcher = calloc(1, sizeof *fetcher);
+    if (fetcher == NULL)
+        return GW_ENOMEM;
+    fetcher->loop = loop;
+    fetcher->resolver = resolver;
+    fetcher->transport = &transport_curl;
+    list_init(&fetcher->live);
+    list_init(&fetcher->spare);
+    list_init(&fetcher->starting);
+    list_init(&fetcher->resuming);
+    list_init(&fetcher->dead);
+    loop_task_init(&fetcher->task, run_fetcher);
+    int err = fetcher->transport->open(fetcher, loop, &fetcher->self);
+    if (err) {
+        free(fetcher);
+        return err;
+    }
+    *out = fetcher;
+    return 0;
+}
+
+static void free_fetch(struct fetch *fetch)
+{
+    buf_free(&fetch->upload);
+    arena_free(fetch->arena);
+    free(fetch);
+}
+
+static void recycle(struct fetch *fetch)
+{
+    struct fetcher *fetcher = fetch->fetcher;
+    list_remove(&fetch->queued);
+    list_remove(&fetch->resuming);
+    list_remove(&fetch->node);
+    fetcher->counters.active--;
+    if (fetcher->spare_count >= FETCH_SPARE_MAX) {
+        free_fetch(fetch);
+        return;
+    }
+    arena_reset(fetch->arena);
+    buf_free(&fetch->upload);
+    list_push_front(&fetcher->spare, &fetch->node);
+    fetcher->spare_count++;
+}
+
+static void sweep_dead(struct fetcher *fetcher)
+{
+    struct list *node;
+    while ((node = list_pop_front(&fetcher->dead)) != NULL) {
+        struct fetch *fetch = list_entry(node, struct fetch, queued);
+        if (fetch->transfer != NULL)
+            fetcher->transport->stop(fetcher->self, fetch);
+        recycle(fetch);
+    }
+}
+
+void fetcher_free(struct fetcher *fetcher)
+{
+    if (fetcher == NULL)
+        return;
+    struct list *node, *next;
+    list_each_safe(node, next, &fetcher->live) fetch_cancel(list_entry(node, struct fetch, node));
+    sweep_dead(fetcher);
+    fetcher->transport->close(fetcher->self);
+    loop_task_cancel(&fetcher->task);
+    while ((node = list_pop_front(&fetcher->spare)) != NULL)
+        free_fetch(list_entry(node, struct fetch, node));
+    free(fetcher);
+}
+
+const struct fetcher_counters *fetcher_counters(const struct fetcher *fetcher)
+{
+    // The one gauge that the transport keeps is brought up to date when somebody looks.
+    struct fetcher_counters *counters = (struct fetcher_counters *)&fetcher->counters;
+    counters->idle_connections = fetcher->transport->idle_connections(fetcher->self);
+    return counters;
+}
+
+struct fetcher_counters *fetcher_count(struct fetcher *fetcher)
+{
+    return &fetcher->counters;
+}
+
+void fetcher_wake(struct fetcher *fetcher)
+{
+    loop_defer(fetcher->loop, &fetcher->task);
+}
+
+static void run_fetcher(struct loop_task *task)
+{
+    struct fetcher *fetcher = list_entry(task, struct fetcher, task);
+    struct list *node;
+    sweep_dead(fetcher);
+    while ((node = list_pop_front(&fetcher->starting)) != NULL) {
+        struct fetch *fetch = list_entry(node, struct fetch, queued);
+        int err = fetch->err;
+        if (err == 0) {
+            fetch->phase = FETCH_CONNECT;
+            err = fetcher->transport->start(fetcher->self, fetch);
+        }
+        if (err)
+            finish(fetch, err);
+    }
+    while ((node = list_pop_front(&fetcher->resuming)) != NULL)
+        fetcher->transport->resume(fetcher->self, list_entry(node, struct fetch, resuming));
+    fetcher->transport->run(fetcher->self);
+}
+
+// ---- starting
+
+static bool is_token(struct slice text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        unsigned char c = (unsigned char)text.ptr[i];
+        if (c <= 0x20 || c >= 0x7f || strchr("\"(),/:;<=>?@[\\]{}", c) != NULL)
+            return false;
+    }
+    return text.len > 0;
+}
+
+// Headers that belong to one connection, and those that the transport writes itself.
+static bool is_own_header(struct slice name)
+{
+    static const char *const names[] = {"connection",
+                                        "keep-alive",
+                                        "proxy-connection",
+                                        "proxy-authorization",
+                                        "te",
+                                        "trailer",
+                                        "transfer-encoding",
+                                        "upgrade",
+                                        "content-length",
+                                        "expect",
+                                        "accept-encoding",
+                                        "proxy-authenticate",
+                                        "http2-settings"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (slice_is_nocase(name, names[i]))
+            return true;
+    }
+    return false;
+}
+
+static int copy_headers(struct fetch *fetch, const struct fetch_request *request)
+{
+    if (request->header_count > MAX_REQUEST_HEADERS)
+        return GW_ETOOBIG;
+    size_t total = 0;
+    struct http1_header *headers =
+        arena_alloc(fetch->arena, (request->header_count + 1) * sizeof *headers);
+    if (headers == NULL)
+        return GW_ENOMEM;
+    for (size_t i = 0; i < request->header_count; i++) {
+        struct slice name = request->headers[i].name, value = slice_trim(request->headers[i].value);
+        if (!is_token(name) || name.len + value.len > MAX_REQUEST_HEADER_BYTES)
+            return GW_EINVAL;
+        total += name.len + value.len;
+        for (size_t at = 0; at < value.len; at++) {
+            unsigned char c = (unsigned char)value.ptr[at];
+            if ((c < 0x20 && c != '\t') || c == 0x7f)
+                return GW_EINVAL;
+        }
+        // A host of its own is for the operator's upstreams only: it chooses another tenant there.
+        if (is_own_header(name) ||
+            (slice_is_nocase(name, "host") && request->trust != FETCH_OPERATOR))
+            continue;
+        fetch->has_accept |= slice_is_nocase(name, "accept");
+        fetch->has_user_agent |= slice_is_nocase(name, "user-agent");
+        struct http1_header *header = &headers[fetch->header_count++];
+        header->name = arena_copy(fetch->arena, name);
+        header->value = value.len ? arena_copy(fetch->arena, value) : SLICE_LIT("");
+        if (header->name.ptr == NULL || header->value.ptr == NULL)
+            return GW_ENOMEM;
+    }
+    fetch->headers = headers;
+    return total > MAX_REQUEST_HEADER_BYTES ? GW_ETOOBIG : 0;
+}
+
+static int copy_body(struct fetch *fetch, const struct fetch_request *request)
+{
+    if (request->is_streamed) {
+        fetch->is_streamed = fetch->has_body = true;
+        fetch->body_length = request->body_length < 0 ? -1 : request->body_length;
+        return request->body_count ? GW_EINVAL : 0;
+    }
+    struct slice *body = arena_alloc(fetch->arena, (request->body_count + 1) * sizeof *body);
+    if (body == NULL)
+        return GW_ENOMEM;
+    for (size_t i = 0; i < request->body_count; i++) {
+        body[i] = request->body[i];
+        if (__builtin_add_overflow(fetch->body_length, (int64_t)body[i].len, &fetch->body_length))
+            return GW_ETOOBIG;
+    }
+    fetch->body = body;
+    fetch->body_count = request->body_count;
+    // These announce their body even when it is empty.
+    fetch->has_body = fetch->body_length > 0 || slice_is(request->method, "POST") ||
+                      slice_is(request->method, "PUT") || slice_is(request->method, "PATCH");
+    return 0;
+}
+
+static int copy_url(struct fetch *fetch, struct slice text)
+{
+    const char *why;
+    int err = url_parse(text, fetch->arena, &fetch->url, &why);
+    if (err)
+        return err == GW_ENOMEM ? err : GW_EINVAL;
+    const struct url *url = &fetch->url;
+    bool is_v6 = memchr(url->host.ptr, ':', url->host.len) != NULL;
+    char port[8] = "";
+    if (url->port != (url->is_tls ? 443 : 80))
+        snprintf(port, sizeof port, ":%u", url->port);
+    fetch->url_text = arena_printf(
+        fetch->arena, "%s%s%.*s%s%s%.*s%s%.*s", url->is_tls ? "https://" : "http://",
+        is_v6 ? "[" : "", SLICE_FMT(url->host), is_v6 ? "]" : "", port, SLICE_FMT(url->path),
+        url->query.ptr ? "?" : "", (int)url->query.len, url->query.ptr ? url->query.ptr : "");
+    fetch->dial_host = url->host;
+    fetch->dial_port = url->port;
+    return fetch->url_text.ptr ? 0 : GW_ENOMEM;
+}
+
+// "http://[user:password@]host[:port][/]"
+static int copy_proxy(struct fetch *fetch, const char *text)
+{
+    if (text == NULL || *text == '\0')
+        return 0;
+    struct slice proxy = slice_str(text);
+    if (!slice_starts(proxy, "http://"))
+        return GW_EINVAL;
+    struct slice rest = slice_from(proxy, 7);
+    const char *at = memrchr(rest.ptr, '@', rest.len);
+    if (at != NULL)
+        rest = slice_from(rest, (size_t)(at - rest.ptr) + 1);
+    struct slice plain = arena_printf(fetch->arena, "http://%.*s", SLICE_FMT(rest));
+    struct url url;
+    const char *why;
+    if (plain.ptr == NULL)
+        return GW_ENOMEM;
+    if (url_parse(plain, fetch->arena, &url, &why) || url.query.ptr != NULL || url.path.len != 1)
+        return GW_EINVAL;
+    fetch->proxy = arena_copyz(fetch->arena, proxy);
+    fetch->dial_host = url.host;
+    fetch->dial_port = url.port;
+    if (!url.has_port)
+        return GW_EINVAL; // libcurl's default for proxies is 1080: say it
+    return fetch->proxy ? 0 : GW_ENOMEM;
+}
+
+static int copy_rules(struct fetch *fetch, const struct fetch_request *request)
+{
+    fetch->check_address = request->check_address || request->trust != FETCH_OPERATOR;
+    if (!fetch->check_address || request->allowed_private_count == 0)
+        return 0;
+    struct slice *rules = arena_alloc(fetch->arena, request->allowed_private_count * sizeof *rules);
+    if (rules == NULL)
+        return GW_ENOMEM;
+    for (size_t i = 0; i < request->allowed_private_count; i++) {
+        rules[i] = arena_copy(fetch->arena, request->allowed_private[i]);
+        if (rules[i].ptr == NULL)
+            return GW_ENOMEM;
+    }
+    fetch->allowed_private = rules;
+    fetch->allowed_private_count = request->allowed_private_count;
+    return 0;
+}
+
+static int copy_request(struct fetch *fetch, const struct fetch_request *request)
+{
+    if (!is_token(request->method) || request->method.len > 16)
+        return GW_EINVAL;
+    fetch->method = arena_copyz(fetch->arena, request->method);
+    if (fetch->method == NULL)
+        return GW_ENOMEM;
+    if (request->ca_file != NULL &&
+        (fetch->ca_file = arena_copyz(fetch->arena, slice_str(request->ca_file))) == NULL)
+        return GW_ENOMEM;
+    fetch->trust = request->trust;
+    fetch->trust_id = request->trust == FETCH_OPERATOR ? 0 : request->trust_id;
+    fetch->timers = request->timers;
+    fetch->max_body_bytes = request->max_body_bytes;
+    fetch_head_init(&fetch->head, request->max_header_bytes);
+    int err = copy_url(fetch, request->url);
+    if (err == 0)
+        err = copy_proxy(fetch, request->proxy);
+    if (err == 0)
+        err = copy_headers(fetch, request);
+    if (err == 0)
+        err = copy_body(fetch, request);
+    if (err == 0)
+        err = copy_rules(fetch, request);
+    if (err == 0 && fetch->has_body &&
+        (slice_is(request->method, "HEAD") || slice_is(request->method, "CONNECT") ||
+         slice_is(request->method, "TRACE")))
+        err = GW_EINVAL;
+    return err;
+}
+
+static struct fetch *take_fetch(struct fetcher *fetcher)
+{
+    struct list *node = list_pop_front(&fetcher->spare);
+    struct fetch *fetch;
+    struct arena *arena;
+    if (node != NULL) {
+        fetcher->spare_count--;
+        fetch = list_entry(node, struct fetch, node);
+        arena = fetch->arena;
+    } else {
+        fetch = malloc(sizeof *fetch);
+        arena = arena_new(4096);
+        if (fetch == NULL || arena == NULL) {
+            free(fetch);
+            arena_free(arena);
+            return NULL;
+        }
+    }
+    memset(fetch, 0, sizeof *fetch);
+    fetch->arena = arena;
+    fetch->fetcher = fetcher;
+    list_init(&fetch->node);
+    list_init(&fetch->queued);
+    list_init(&fetch->resuming);
+    buf_init(&fetch->upload, UPLOAD_MAX);
+    loop_timer_init(fetcher->loop, &fetch->timer, on_timer);
+    list_push_back(&fetcher->live, &fetch->node);
+    fetcher->counters.active++;
+    return fetch;
+}
+
+static void look_up(struct fetch *fetch, struct slice host)
+{
+    struct fetcher *fetcher = fetch->fetcher;
+    int err =
+        resolver_start(fetcher->resolver, fetcher->loop, host, on_looked_up, fetch, &fetch->query);
+    if (err) {
+        fetch_note(fetch, err == GW_EINVAL ? GW_EDNS : err, "the look-up could not be started");
+        list_push_back(&fetcher->starting, &fetch->queued);
+        fetcher_wake(fetcher);
+    }
+}
+
+static void arm_timer(struct fetch *fetch);
+
+int fetch_start(struct fetcher *fetcher, const struct fetch_request *request,
+                const struct fetch_handler *handler, void *user, struct fetch **out)
+{
+    struct fetch *fetch = take_fetch(fetcher);
+    if (fetch == NULL)
+        return GW_ENOMEM;
+    int err = copy_request(fetch, request);
+    if (err) {
+        recycle(fetch);
+        return err;
+    }
+    fetch->handler = *handler;
+    fetch->user = user;
+    fetch->started_ms = fetch->phase_ms = loop_now_ms(fetcher->loop);
+    fetch->phase = FETCH_LOOKUP;
+    fetcher->counters.started++;
+    *out = fetch;
+    // Behind a proxy the name is the proxy's to resolve. Where addresses are checked ours must
+    // pass as well; the proxy's own answer cannot be seen from here.
+    fetch->is_lookup_of_target = fetch->proxy != NULL && fetch->check_address;
+    look_up(fetch, fetch->is_lookup_of_target ? fetch->url.host : fetch->dial_host);
+    arm_timer(fetch);
+    return 0;
+}
+
+// ---- addresses
+
+static void to_sockaddr(const struct fetch_address *from, struct sockaddr_storage *to)
+{
+    memset(to, 0, sizeof *to);
+    to->ss_family = from->family;
+    if (from->family == AF_INET)
+        memcpy(&((struct sockaddr_in *)(void *)to)->sin_addr, from->bytes, 4);
+    else
+        memcpy(&((struct sockaddr_in6 *)(void *)to)->sin6_addr, from->bytes, 16);
+}
+
+static bool from_sockaddr(const struct sockaddr *from, struct fetch_address *to)
+{
+    memset(to, 0, sizeof *to);
+    to->family = from->sa_family;
+    if (from->sa_family == AF_INET)
+        memcpy(to->bytes, &((const struct sockaddr_in *)(const void *)from)->sin_addr, 4);
+    else if (from->sa_family == AF_INET6)
+        memcpy(to->bytes, &((const struct sockaddr_in6 *)(const void *)from)->sin6_addr, 16);
+    else
+        return false;
+    return true;
+}
+
+static bool passes_rules(const struct fetch *fetch, const struct sockaddr *address)
+{
+    if (!fetch->check_address ||
+        (!url_address_is_private(address) && !url_port_is_denied(fetch->url.port)))
+        return true;
+    for (size_t i = 0; i < fetch->allowed_private_count; i++) {
+        if (url_rule_matches(fetch->allowed_private[i], fetch->url.host, fetch->url.port, address))
+            return true;
+    }
+    return false;
+}
+
+static void on_looked_up(void *user, const struct resolver_result *result)
+{
+    struct fetch *fetch = user;
+    struct fetcher *fetcher = fetch->fetcher;
+    fetch->query = NULL;
+    bool is_dialled = !fetch->is_lookup_of_target;
+    bool must_pass = fetch->proxy == NULL || !is_dialled;
+    fetch->address_count = 0;
+    if (result->err) {
+        fetch_note(fetch, result->err, "host name not found");
+    } else {
+        struct fetch_address bytes;
+        for (size_t i = 0; i < result->count; i++) {
+            const struct sockaddr *address = (const void *)&result->addresses[i];
+            if (from_sockaddr(address, &bytes) && (!must_pass || passes_rules(fetch, address)))
+                fetch->addresses[fetch->address_count++] = bytes;
+        }
+        if (fetch->address_count == 0)
+            fetch_note(fetch, result->count ? GW_EDENIED : GW_EDNS,
+                       result->count ? "the host's address is not allowed" : "no address found");
+    }
+    if (fetch->err == 0 && !is_dialled) {
+        fetch->is_lookup_of_target = false;
+        look_up(fetch, fetch->dial_host);
+        return;
+    }
+    uint64_t now = loop_now_ms(fetcher->loop);
+    fetch->info.lookup_ms = (uint32_t)(now - fetch->started_ms);
+    struct in6_addr ignored;
+    char host[INET6_ADDRSTRLEN + 1];
+    if (fetch->dial_host.len < sizeof host) {
+        memcpy(host, fetch->dial_host.ptr, fetch->dial_host.len);
+        host[fetch->dial_host.len] = '\0';
+        fetch->is_dial_literal =
+            inet_pton(AF_INET, host, &ignored) == 1 || inet_pton(AF_INET6, host, &ignored) == 1;
+    }
+    list_push_back(&fetcher->starting, &fetch->queued);
+    fetcher_wake(fetcher);
+}
+
+bool fetch_may_connect(struct fetch *fetch, const struct sockaddr *address)
+{
+    struct fetch_address bytes;
+    bool is_ours = false;
+    if (!fetch->is_dead && from_sockaddr(address, &bytes)) {
+        for (size_t i = 0; i < fetch->address_count && !is_ours; i++)
+            is_ours = memcmp(&fetch->addresses[i], &bytes, sizeof bytes) == 0;
+    }
+    if (is_ours && (fetch->proxy != NULL || passes_rules(fetch, address)))
+        return true;
+    fetch_note(fetch, GW_EDENIED, "the address to connect to is not allowed");
+    return false;
+}
+
+// A pooled connection was opened for another fetch, perhaps under other rules.
+static bool peer_passes(const struct fetch *fetch, const char *ip)
+{
+    struct sockaddr_storage address;
+    struct fetch_address bytes = {.family = AF_INET};
+    if (!fetch->check_address || fetch->proxy != NULL)
+        return true;
+    if (inet_pton(AF_INET, ip, bytes.bytes) != 1) {
+        bytes.family = AF_INET6;
+        if (inet_pton(AF_INET6, ip, bytes.bytes) != 1)
+            return false;
+    }
+    to_sockaddr(&bytes, &address);
+    return passes_rules(fetch, (const struct sockaddr *)&address);
+}
+
+// ---- timers
+
+static uint64_t phase_deadline(const struct fetch *fetch, uint32_t *limit_ms, const char **name)
+{
+    uint64_t from = fetch->phase_ms;
+    *limit_ms = 0;
+    *name = "";
+    switch (fetch->phase) {
+    case FETCH_LOOKUP:
+        from = fetch->started_ms;
+        *limit_ms = fetch->timers.connect_ms;
+        *name = "look-up";
+        break;
+    case FETCH_CONNECT:
+        from = fetch->started_ms;
+        *limit_ms = fetch->timers.connect_ms;
+        *name = "connect";
+        break;
+    case FETCH_TLS:
+        *limit_ms = fetch->timers.tls_ms;
+        *name = "TLS handshake";
+        break;
+    case FETCH_SEND: // while it waits for bytes of its own client that one's timer counts
+        *limit_ms = fetch->is_upload_waiting ? 0 : fetch->timers.idle_ms;
+        *name = "sending the body";
+        break;
+    case FETCH_WAIT:
+        *limit_ms = fetch->timers.first_byte_ms;
+        *name = "first byte";
+        break;
+    case FETCH_BODY:
+        *limit_ms = fetch->is_paused ? 0 : fetch->timers.idle_ms;
+        *name = "idle";
+        break;
+    case FETCH_OVER: break;
+    }
+    return *limit_ms ? from + *limit_ms : UINT64_MAX;
+}
+
+static uint64_t next_deadline(const struct fetch *fetch, uint32_t *limit_ms, const char **name)
+{
+    uint64_t deadline = phase_deadline(fetch, limit_ms, name);
+    uint64_t total =
+        fetch->timers.total_ms ? fetch->started_ms + fetch->timers.total_ms : UINT64_MAX;
+    if (total < deadline) {
+        *limit_ms = fetch->timers.total_ms;
+        *name = "total";
+        return total;
+    }
+    return deadline;
+}
+
+// Called when a phase begins, not per event: on expiry the last activity is looked at again.
+static void arm_timer(struct fetch *fetch)
+{
+    uint32_t limit_ms;
+    const char *name;
+    uint64_t deadline = next_deadline(fetch, &limit_ms, &name);
+    uint64_t now = loop_now_ms(fetch->fetcher->loop);
+    if (deadline == UINT64_MAX)
+        loop_timer_stop(&fetch->timer);
+    else
+        loop_timer_start(&fetch->timer, deadline > now ? deadline - now : 0);
+}
+
+static void enter_phase(struct fetch *fetch, enum fetch_phase phase)
+{
+    fetch->phase = phase;
+    fetch->phase_ms = loop_now_ms(fetch->fetcher->loop);
+    arm_timer(fetch);
+}
+
+static void on_timer(struct loop_timer *timer)
+{
+    struct fetch *fetch = list_entry(timer, struct fetch, timer);
+    uint32_t limit_ms;
+    const char *name;
+    uint64_t deadline = next_deadline(fetch, &limit_ms, &name);
+    if (loop_now_ms(fetch->fetcher->loop) < deadline) {
+        arm_timer(fetch);
+        return;
+    }
+    char detail[80];
+    snprintf(detail, sizeof detail, "timeout: %s after %u ms", name, limit_ms);
+    fetch->err = 0;
+    fetch_on_finished(fetch, GW_ETIMEOUT, detail);
+}
+
+// ---- what the transport tells
+
+void fetch_note(struct fetch *fetch, int err, const char *detail)
+{
+    if (fetch->err != 0)
+        return;
+    fetch->err = err;
+    snprintf(fetch->info.detail, sizeof fetch->info.detail, "%s", detail ? detail : "");
+}
+
+void fetch_on_connected(struct fetch *fetch)
+{
+    if (fetch->phase == FETCH_CONNECT && !fetch->is_dead)
+        enter_phase(fetch, FETCH_TLS);
+}
+
+int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
+{
+    if (fetch->is_dead)
+        return GW_ECANCELLED;
+    if (!peer_passes(fetch, peer_ip)) {
+        fetch_note(fetch, GW_EDENIED, "the connected address is not allowed");
+        return GW_EDENIED;
+    }
+    fetch->info.is_reused = is_reused;
+    fetch->info.sent_any = true;
+    if (is_reused)
+        fetch->fetcher->counters.connections_reused++;
+    else
+        fetch->fetcher->counters.connections_opened++;
+    enter_phase(fetch, fetch->has_body && fetch->body_length != 0 ? FETCH_SEND : FETCH_WAIT);
+    return 0;
+}
+
+static long read_pieces(struct fetch *fetch, char *out, size_t size)
+{
+    size_t filled = 0;
+    while (filled < size && fetch->body_index < fetch->body_count) {
+        struct slice left = slice_from(fetch->body[fetch->body_index], fetch->body_offset);
+        size_t len = left.len < size - filled ? left.len : size - filled;
+        if (len)
+            memcpy(out + filled, left.ptr, len);
+        filled += len;
+        fetch->body_offset += len;
+        if (len == left.len) {
+            fetch->body_index++;
+            fetch->body_offset = 0;
+        }
+    }
+    return (long)filled;
+}
+
+static long read_upload(struct fetch *fetch, char *out, size_t size)
+{
+    size_t len = fetch->upload.len < size ? fetch->upload.len : size;
+    if (len == 0) {
+        if (!fetch->is_ended) {
+            fetch->is_upload_waiting = true;
+            return FETCH_READ_WAIT;
+        }
+        if (fetch->body_length >= 0 && fetch->body_sent < (uint64_t)fetch->body_length) {
+            fetch_note(fetch, GW_EINVAL, "the request body is shorter than announced");
+            return FETCH_READ_STOP;
+        }
+        return 0;
+    }
+    memcpy(out, fetch->upload.mem + fetch->upload.off, len);
+    buf_consume(&fetch->upload, len);
+    if (fetch->upload.len == 0)
+        buf_shrink(&fetch->upload);
+    if (fetch->wants_writable && fetch->upload.len < UPLOAD_LOW) {
+        fetch->wants_writable = false;
+        if (fetch->handler.on_writable)
+            fetch->handler.on_writable(fetch->user);
+    }
+    return (long)len;
+}
+
+long fetch_read_body(struct fetch *fetch, char *out, size_t size)
+{
+    if (fetch->is_dead)
+        return FETCH_READ_STOP;
+    long len = fetch->is_streamed ? read_upload(fetch, out, size) : read_pieces(fetch, out, size);
+    if (fetch->is_dead)
+        return FETCH_READ_STOP;
+    if (len > 0) {
+        fetch->body_sent += (uint64_t)len;
+        fetch->phase_ms =
+            fetch->phase == FETCH_SEND ? loop_now_ms(fetch->fetcher->loop) : fetch->phase_ms;
+    }
+    if (fetch->phase == FETCH_SEND &&
+        (len == 0 || (fetch->body_length >= 0 && fetch->body_sent == (uint64_t)fetch->body_length)))
+        enter_phase(fetch, FETCH_WAIT);
+    return len;
+}
+
+int fetch_on_head_line(struct fetch *fetch, struct slice line)
+{
+    if (fetch->is_dead)
+        return GW_ECANCELLED;
+    bool was_final = fetch->head.is_final;
+    const char *why;
+    int err = fetch_head_line(&fetch->head, fetch->arena, line, &why);
+    if (err) {
+        fetch_note(fetch, err, why);
+        return err;
+    }
+    if (was_final || !fetch->head.is_final)
+        return 0;
+    fetch->info.got_head = true;
+    if (fetch->phase == FETCH_WAIT)
+        fetch->info.first_byte_ms = (uint32_t)(loop_now_ms(fetch->fetcher->loop) - fetch->phase_ms);
+    enter_phase(fetch, FETCH_BODY);
+    if (fetch->handler.on_head)
+        fetch->handler.on_head(fetch->user, fetch->head.status, fetch->head.headers,
+                               fetch->head.count);
+    return fetch->is_dead ? GW_ECANCELLED : 0;
+}
+
+enum fetch_went fetch_on_bytes(struct fetch *fetch, struct slice bytes)
+{
+    if (fetch->is_dead)
+        return FETCH_WENT_STOP;
+    if (bytes.len == 0)
+        return FETCH_WENT_ON;
+    fetch->phase_ms = loop_now_ms(fetch->fetcher->loop);
+    if (fetch->max_body_bytes && bytes.len > fetch->max_body_bytes - fetch->body_received) {
+        fetch_note(fetch, GW_ETOOBIG, "the answer's body is too big");
+        return FETCH_WENT_STOP;
+    }
+    enum fetch_verdict verdict =
+        fetch->handler.on_body ? fetch->handler.on_body(fetch->user, bytes) : FETCH_CONSUMED;
+    if (fetch->is_dead)
+        return FETCH_WENT_STOP;
+    if (verdict == FETCH_PAUSE) {
+        fetch->is_paused = true;
+        return FETCH_WENT_PAUSED;
+    }
+    fetch->body_received += bytes.len;
+    return FETCH_WENT_ON;
+}
+
+static void finish(struct fetch *fetch, int err)
+{
+    struct fetcher *fetcher = fetch->fetcher;
+    if (fetch->is_dead)
+        return; // cancelled by another's callback in this turn: the sweep has it
+    if (fetch->transfer != NULL)
+        fetcher->transport->stop(fetcher->self, fetch);
+    if (fetch->query != NULL)
+        resolver_cancel(fetch->query);
+    fetch->query = NULL;
+    loop_timer_stop(&fetch->timer);
+    list_remove(&fetch->queued);
+    list_remove(&fetch->resuming);
+    fetch->phase = FETCH_OVER;
+    fetch->is_dead = true;
+    fetch->info.total_ms = (uint32_t)(loop_now_ms(fetcher->loop) - fetch->started_ms);
+    fetch->info.bytes_received = fetch->head.byte_count + fetch->body_received;
+    fetcher->counters.done++;
+    if (fetch->handler.on_done)
+        fetch->handler.on_done(fetch->user, err, &fetch->info);
+    recycle(fetch);
+}
+
+void fetch_on_finished(struct fetch *fetch, int err, const char *detail)
+{
+    if (fetch->is_dead)
+        return;
+    if (err)
+        fetch_note(fetch, err, detail);
+    finish(fetch, err ? fetch->err : 0);
+}
+
+// ---- what the caller asks
+
+void fetch_cancel(struct fetch *fetch)
+{
+    if (fetch->is_dead)
+        return;
+    struct fetcher *fetcher = fetch->fetcher;
+    fetch->is_dead = true;
+    fetch->phase = FETCH_OVER;
+    fetch->handler = (struct fetch_handler){0};
+    if (fetch->query != NULL)
+        resolver_cancel(fetch->query);
+    fetch->query = NULL;
+    loop_timer_stop(&fetch->timer);
+    list_remove(&fetch->resuming);
+    list_remove(&fetch->queued);
+    list_push_back(&fetcher->dead, &fetch->queued);
+    fetcher->counters.cancelled++;
+    fetcher_wake(fetcher);
+}
+
+static void queue_resume(struct fetch *fetch)
+{
+    if (fetch->transfer == NULL || !list_is_empty(&fetch->resuming))
+        return;
+    list_push_back(&fetch->fetcher->resuming, &fetch->resuming);
+    fetcher_wake(fetch->fetcher);
+}
+
+void fetch_resume(struct fetch *fetch)
+{
+    if (fetch->is_dead || !fetch->is_paused)
+        return;
+    fetch->is_paused = false;
+    fetch->phase_ms = loop_now_ms(fetch->fetcher->loop);
+    arm_timer(fetch);
+    queue_resume(fetch);
+}
+
+static void wake_upload(struct fetch *fetch)
+{
+    if (!fetch->is_upload_waiting)
+        return;
+    fetch->is_upload_waiting = false;
+    if (fetch->phase == FETCH_SEND)
+        enter_phase(fetch, FETCH_SEND);
+    queue_resume(fetch);
+}
+
+int fetch_write(struct fetch *fetch, struct slice bytes)
+{
+    if (fetch->is_dead)
+        return GW_ERESET;
+    if (!fetch->is_streamed || fetch->is_ended)
+        return GW_EINVAL;
+    if (fetch->body_length >= 0 &&
+        bytes.len > (uint64_t)fetch->body_length - fetch->body_sent - fetch->upload.len)
+        return GW_EINVAL;
+    int err = buf_append(&fetch->upload, bytes);
+    if (err == GW_ETOOBIG || fetch->upload.len >= UPLOAD_LOW)
+        fetch->wants_writable = true;
+    if (err)
+        return err == GW_ETOOBIG ? GW_EFULL : err;
+    wake_upload(fetch);
+    return 0;
+}
+
+void fetch_write_end(struct fetch *fetch)
+{
+    if (fetch->is_dead || !fetch->is_streamed)
+        return;
+    fetch->is_ended = true;
+    wake_upload(fetch);
+}

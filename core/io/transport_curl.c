@@ -1,0 +1,435 @@
+// One exchange through libcurl: a pooled easy handle, its options and callbacks, and what its
+// errors mean. Options that never change are set once per handle; each start sets all the others,
+// so nothing of an earlier request stays. libcurl repeats a request by itself when a reused
+// connection closed unanswered: on_request refuses the second writing of any request, and bodies
+// cannot be rewound.
+#include "io/transport_curl.h"
+
+#include <stdlib.h>
+
+#define SPARE_MAX 64
+#define USER_AGENT "moongate/" MOONGATE_VERSION
+
+static size_t on_header(char *data, size_t size, size_t count, void *user)
+{
+    struct transfer *transfer = user;
+    size_t len = size * count;
+    return fetch_on_head_line(transfer->fetch, slice_of(data, len)) ? 0 : len;
+}
+
+static size_t on_write(char *data, size_t size, size_t count, void *user)
+{
+    struct transfer *transfer = user;
+    size_t len = size * count;
+    switch (fetch_on_bytes(transfer->fetch, slice_of(data, len))) {
+    case FETCH_WENT_ON: return len;
+    case FETCH_WENT_PAUSED: return CURL_WRITEFUNC_PAUSE;
+    case FETCH_WENT_STOP: break;
+    }
+    return len ? 0 : 1; // anything but len ends the transfer
+}
+
+static size_t on_read(char *out, size_t size, size_t count, void *user)
+{
+    struct transfer *transfer = user;
+    long len = fetch_read_body(transfer->fetch, out, size * count);
+    if (len == FETCH_READ_WAIT)
+        return CURL_READFUNC_PAUSE;
+    return len < 0 ? CURL_READFUNC_ABORT : (size_t)len;
+}
+
+static int on_seek(void *user, curl_off_t offset, int origin)
+{
+    (void)user, (void)offset, (void)origin;
+    return CURL_SEEKFUNC_FAIL;
+}
+
+// Called on every connection just before the request is written, after a silent retry as well.
+static int on_request(void *user, char *peer_ip, char *local_ip, int peer_port, int local_port)
+{
+    struct transfer *transfer = user;
+    (void)local_ip, (void)peer_port, (void)local_port;
+    if (transfer->request_count++ > 0) {
+        fetch_note(transfer->fetch, GW_ERESET, "the connection closed before an answer");
+        return CURL_PREREQFUNC_ABORT;
+    }
+    transfer->is_connecting = false;
+    transfer_settle(transfer);
+    return fetch_on_request(transfer->fetch, peer_ip, !transfer->has_opened) ? CURL_PREREQFUNC_ABORT
+                                                                             : CURL_PREREQFUNC_OK;
+}
+
+// ---- handles
+
+static CURLcode set_constants(CURL *easy, struct transfer *transfer)
+{
+    CURLcode code = CURLE_OK;
+#define SET(option, value)                                                                         \
+    do {                                                                                           \
+        if (code == CURLE_OK)                                                                      \
+            code = curl_easy_setopt(easy, option, value);                                          \
+    } while (0)
+    SET(CURLOPT_NOSIGNAL, 1L);
+    SET(CURLOPT_ERRORBUFFER, transfer->error);
+    SET(CURLOPT_PRIVATE, transfer);
+    SET(CURLOPT_HEADERFUNCTION, on_header);
+    SET(CURLOPT_HEADERDATA, transfer);
+    SET(CURLOPT_WRITEFUNCTION, on_write);
+    SET(CURLOPT_WRITEDATA, transfer);
+    SET(CURLOPT_READFUNCTION, on_read);
+    SET(CURLOPT_READDATA, transfer);
+    SET(CURLOPT_SEEKFUNCTION, on_seek);
+    SET(CURLOPT_SEEKDATA, transfer);
+    SET(CURLOPT_PREREQFUNCTION, on_request);
+    SET(CURLOPT_PREREQDATA, transfer);
+    SET(CURLOPT_OPENSOCKETFUNCTION, sock_open);
+    SET(CURLOPT_OPENSOCKETDATA, transfer);
+    SET(CURLOPT_CLOSESOCKETFUNCTION, sock_close);
+    SET(CURLOPT_CLOSESOCKETDATA, transfer->transport); // outlives the transfer, as connections do
+    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    SET(CURLOPT_HTTP09_ALLOWED, 0L);
+    SET(CURLOPT_FOLLOWLOCATION, 0L);
+    SET(CURLOPT_PROTOCOLS_STR, "http,https");
+    SET(CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
+    SET(CURLOPT_PROXY, "");
+    SET(CURLOPT_NOPROXY, ""); // else the environment's
+    SET(CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE);
+    SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    SET(CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
+    SET(CURLOPT_HTTP_CONTENT_DECODING, 0L);
+    SET(CURLOPT_PATH_AS_IS, 1L);
+    SET(CURLOPT_USERAGENT, USER_AGENT);
+    SET(CURLOPT_TCP_NODELAY, 1L);
+    SET(CURLOPT_TCP_KEEPALIVE, 1L);
+    SET(CURLOPT_SSL_VERIFYPEER, 1L);
+    SET(CURLOPT_SSL_VERIFYHOST, 2L);
+    SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, 86400000L); // fetch.c's timers are the ones that count
+    SET(CURLOPT_TIMEOUT_MS, 0L);
+    return code;
+}
+
+static struct transfer *take_transfer(struct curl_transport *transport)
+{
+    struct list *node = list_pop_front(&transport->spare);
+    if (node != NULL) {
+        transport->spare_count--;
+        return list_entry(node, struct transfer, node);
+    }
+    struct transfer *transfer = calloc(1, sizeof *transfer);
+    if (transfer == NULL)
+        return NULL;
+    transfer->transport = transport;
+    list_init(&transfer->node);
+    list_init(&transfer->socks);
+    transfer->easy = curl_easy_init();
+    if (transfer->easy == NULL || set_constants(transfer->easy, transfer) != CURLE_OK) {
+        curl_easy_cleanup(transfer->easy);
+        free(transfer);
+        return NULL;
+    }
+    return transfer;
+}
+
+static void put_transfer(struct transfer *transfer)
+{
+    struct curl_transport *transport = transfer->transport;
+    url_ref_release(transfer->url);
+    transfer->url = NULL;
+    transfer->fetch = NULL;
+    transfer->lane = NULL;
+    if (transport->spare_count >= SPARE_MAX) {
+        curl_easy_cleanup(transfer->easy);
+        free(transfer);
+        return;
+    }
+    list_push_front(&transport->spare, &transfer->node);
+    transport->spare_count++;
+}
+
+// ---- a request's options
+
+static struct curl_slist *push_header(struct arena *arena, struct curl_slist *next,
+                                      const char *text)
+{
+    struct curl_slist *item = arena_alloc(arena, sizeof *item);
+    if (item == NULL)
+        return NULL;
+    *item = (struct curl_slist){.data = (char *)text, .next = next};
+    return item;
+}
+
+// In the order of the request. libcurl's own Expect and Accept are switched off.
+static struct curl_slist *make_headers(const struct fetch *fetch)
+{
+    struct arena *arena = fetch->arena;
+    struct curl_slist *list = push_header(arena, NULL, "Expect:");
+    if (list != NULL && !fetch->has_accept)
+        list = push_header(arena, list, "Accept:");
+    for (size_t i = fetch->header_count; i > 0 && list != NULL; i--) {
+        const struct http1_header *header = &fetch->headers[i - 1];
+        size_t size = header->name.len + header->value.len + 3;
+        char *text = arena_alloc(arena, size);
+        if (text == NULL)
+            return NULL;
+        memcpy(text, header->name.ptr, header->name.len);
+        char *at = text + header->name.len;
+        if (header->value.len > 0) {
+            *at++ = ':';
+            *at++ = ' ';
+            memcpy(at, header->value.ptr, header->value.len);
+            at += header->value.len;
+        } else {
+            *at++ = ';'; // libcurl's way to say: with an empty value
+        }
+        *at = '\0';
+        list = push_header(arena, list, text);
+    }
+    return list;
+}
+
+static CURLcode set_method(struct transfer *transfer, const struct fetch *fetch)
+{
+    CURL *easy = transfer->easy;
+    CURLcode code = CURLE_OK;
+    const char *custom = fetch->method;
+    if (fetch->has_body) {
+        SET(CURLOPT_UPLOAD, 1L);
+        SET(CURLOPT_INFILESIZE_LARGE, (curl_off_t)fetch->body_length);
+        SET(CURLOPT_UPLOAD_BUFFERSIZE,
+            fetch->body_length >= 0 && fetch->body_length <= 16384 ? 16384L : 65536L);
+        if (strcmp(custom, "PUT") == 0)
+            custom = NULL;
+    } else {
+        SET(CURLOPT_HTTPGET, 1L); // resets upload and nobody
+        if (strcmp(custom, "HEAD") == 0) {
+            SET(CURLOPT_NOBODY, 1L);
+            custom = NULL;
+        } else if (strcmp(custom, "GET") == 0) {
+            custom = NULL;
+        }
+    }
+    if (custom != NULL || transfer->has_custom_method)
+        SET(CURLOPT_CUSTOMREQUEST, custom);
+    transfer->has_custom_method = custom != NULL;
+    return code;
+}
+
+static const char *system_ca_file(void)
+{
+    const curl_version_info_data *version = curl_version_info(CURLVERSION_NOW);
+    return version->age >= CURLVERSION_SEVENTH ? version->cainfo : NULL;
+}
+
+static CURLcode set_request(struct transfer *transfer, const struct fetch *fetch,
+                            struct curl_slist *headers, struct curl_slist *resolve)
+{
+    CURL *easy = transfer->easy;
+    CURLcode code = set_method(transfer, fetch);
+    SET(CURLOPT_URL, NULL); // else the text of an earlier CURLU stays in use
+    SET(CURLOPT_CURLU, transfer->url->handle);
+    SET(CURLOPT_HTTPHEADER, headers);
+    SET(CURLOPT_RESOLVE, resolve);
+    if (fetch->proxy != NULL || transfer->has_proxy) {
+        SET(CURLOPT_PROXY, fetch->proxy ? fetch->proxy : "");
+        SET(CURLOPT_HTTPPROXYTUNNEL, 0L);
+        transfer->has_proxy = fetch->proxy != NULL;
+    }
+    if (fetch->ca_file != NULL || transfer->has_ca_file) {
+        SET(CURLOPT_CAINFO, fetch->ca_file ? fetch->ca_file : system_ca_file());
+        transfer->has_ca_file = fetch->ca_file != NULL;
+    }
+    return code;
+}
+
+static int curl_start(void *self, struct fetch *fetch)
+{
+    struct curl_transport *transport = self;
+    struct lane *lane;
+    int err = lane_take(transport, fetch, &lane);
+    if (err)
+        return err;
+    struct transfer *transfer = take_transfer(transport);
+    if (transfer == NULL)
+        return GW_ENOMEM;
+    transfer->fetch = fetch;
+    transfer->lane = lane;
+    transfer->request_count = 0;
+    transfer->has_opened = false;
+    transfer->is_connecting = true;
+    transfer->error[0] = '\0';
+    transfer->url = origin_url(lane->origin, fetch->url_text);
+    struct curl_slist *headers = make_headers(fetch), *resolve = NULL;
+    err = transfer->url && headers ? lane_resolve(lane, fetch, &resolve) : GW_ENOMEM;
+    if (err == 0 && set_request(transfer, fetch, headers, resolve) != CURLE_OK)
+        err = GW_EINTERNAL;
+    if (err == 0)
+        err = lane_add(lane, transfer);
+    if (err) {
+        put_transfer(transfer);
+        return err;
+    }
+    fetch->transfer = transfer;
+    return 0;
+}
+
+static uint32_t to_ms(curl_off_t us)
+{
+    return us > 0 ? (uint32_t)(us / 1000) : 0;
+}
+
+static void curl_stop(void *self, struct fetch *fetch)
+{
+    (void)self;
+    struct transfer *transfer = fetch->transfer;
+    curl_off_t connect_us = 0, tls_us = 0, upload = 0;
+    long request_size = 0;
+    if (transfer->has_opened) {
+        curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connect_us);
+        curl_easy_getinfo(transfer->easy, CURLINFO_APPCONNECT_TIME_T, &tls_us);
+        fetch->info.connect_ms = to_ms(connect_us);
+        fetch->info.tls_ms = to_ms(tls_us - connect_us);
+    }
+    curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &request_size);
+    curl_easy_getinfo(transfer->easy, CURLINFO_SIZE_UPLOAD_T, &upload);
+    fetch->info.bytes_sent = (uint64_t)request_size + (uint64_t)upload;
+    lane_remove(transfer->lane, transfer);
+    fetch->transfer = NULL;
+    put_transfer(transfer);
+}
+
+static void curl_resume(void *self, struct fetch *fetch)
+{
+    (void)self;
+    struct transfer *transfer = fetch->transfer;
+    struct lane *lane = transfer->lane;
+    // May call on_write at once, which may pause again, cancel or fail: then the chunk is lost to
+    // libcurl and the transfer must not go on.
+    CURLcode code =
+        curl_easy_pause(transfer->easy, (fetch->is_paused ? CURLPAUSE_RECV : 0) |
+                                            (fetch->is_upload_waiting ? CURLPAUSE_SEND : 0));
+    lane_make_due(lane);
+    if (code != CURLE_OK)
+        transfer_finish(transfer, code);
+}
+
+// ---- ends
+
+void transfer_settle(struct transfer *transfer)
+{
+    if (transfer->is_new)
+        transfer->lane->new_count--;
+    transfer->is_new = false;
+}
+
+void transfer_observe(struct transfer *transfer)
+{
+    curl_off_t connect_us = 0;
+    if (curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connect_us) != CURLE_OK ||
+        connect_us <= 0)
+        return;
+    transfer->is_connecting = false;
+    if (transfer->fetch->url.is_tls)
+        fetch_on_connected(transfer->fetch);
+}
+
+static int map_error(const struct transfer *transfer, CURLcode code)
+{
+    switch (code) {
+    case CURLE_OK: return 0;
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY: return GW_EDNS;
+    case CURLE_COULDNT_CONNECT: return GW_ECONNECT;
+    case CURLE_OPERATION_TIMEDOUT: return GW_ETIMEOUT;
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_CIPHER:
+    case CURLE_SSL_ISSUER_ERROR:
+    case CURLE_SSL_INVALIDCERTSTATUS: return GW_ETLS;
+    case CURLE_RECV_ERROR: // libcurl 7.88 reports malformed chunks as this
+        return strstr(transfer->error, "chunk") ? GW_EPROTO : GW_ERESET;
+    case CURLE_GOT_NOTHING:
+    case CURLE_PARTIAL_FILE:
+    case CURLE_SEND_ERROR:
+    case CURLE_SEND_FAIL_REWIND: return GW_ERESET;
+    case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_UNSUPPORTED_PROTOCOL:
+    case CURLE_BAD_CONTENT_ENCODING:
+#if LIBCURL_VERSION_NUM >= 0x080600
+    case CURLE_TOO_LARGE:
+#endif
+    case CURLE_HTTP_RETURNED_ERROR: return GW_EPROTO;
+    case CURLE_OUT_OF_MEMORY: return GW_ENOMEM;
+    default: return GW_EINTERNAL;
+    }
+}
+
+void transfer_finish(struct transfer *transfer, CURLcode code)
+{
+    struct fetch *fetch = transfer->fetch;
+    int err = map_error(transfer, code);
+    const char *detail = transfer->error[0] ? transfer->error : curl_easy_strerror(code);
+    fetch_on_finished(fetch, err, detail);
+}
+
+// ---- life
+
+static int curl_open(struct fetcher *fetcher, struct loop *loop, void **out)
+{
+    struct curl_transport *transport = calloc(1, sizeof *transport);
+    if (transport == NULL)
+        return GW_ENOMEM;
+    transport->fetcher = fetcher;
+    transport->loop = loop;
+    list_init(&transport->due);
+    list_init(&transport->retired);
+    list_init(&transport->lanes);
+    list_init(&transport->spare);
+    loop_timer_init(loop, &transport->sweep, lane_on_sweep);
+    transport->origins = map_new();
+    if (transport->origins == NULL) {
+        free(transport);
+        return GW_ENOMEM;
+    }
+    *out = transport;
+    return 0;
+}
+
+static void curl_close(void *self)
+{
+    struct curl_transport *transport = self;
+    lane_free_all(transport);
+    loop_timer_stop(&transport->sweep);
+    struct list *node;
+    while ((node = list_pop_front(&transport->spare)) != NULL) {
+        struct transfer *transfer = list_entry(node, struct transfer, node);
+        curl_easy_cleanup(transfer->easy);
+        free(transfer);
+    }
+    map_free(transport->origins, NULL);
+    free(transport->socks);
+    free(transport);
+}
+
+static void curl_run(void *self)
+{
+    lane_run_due(self);
+}
+
+static uint32_t curl_idle_connections(const void *self)
+{
+    return ((const struct curl_transport *)self)->idle_count;
+}
+
+const struct fetch_transport transport_curl = {
+    .name = "curl",
+    .open = curl_open,
+    .close = curl_close,
+    .start = curl_start,
+    .stop = curl_stop,
+    .resume = curl_resume,
+    .run = curl_run,
+    .idle_connections = curl_idle_connections,
+};

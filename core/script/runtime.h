@@ -1,0 +1,131 @@
+#pragma once
+// What the files of the running half of the script floor share: one script per worker, its
+// generations (a Lua state each), the plugins running in them, coroutines. Begin reading here:
+//
+//   script.c    life of scripts and generations      hook.c    hooks of an exchange, in order
+//   async.c     coroutines, the one resume function  route.c   plugin routes
+//   ctx_lua.c   the object `ctx`                     answer.c  answers made by plugins
+//   gw*.c       the object `gw`                      task.c    tasks
+//
+// A generation has a state of its own: dropping it is one lua_close. Worker thread only.
+#include "base/list.h"
+#include "script/async.h"
+#include "script/plugin.h"
+#include "script/script.h"
+#include "script/state.h"
+
+#define SCRIPT_MAX_OLD 4
+#define PLUGIN_MAX_FAULTS 3
+
+struct plugin_rt { // one plugin in one generation
+    struct script_generation *generation;
+    const struct plugin_def *def;
+    const char *name; // NUL-terminated, of the def or our own
+    size_t index;
+    int table_ref, conf_ref, gw_ref;
+    int hooks[SCRIPT_HOOK_COUNT]; // registry references; LUA_NOREF: no such hook
+    unsigned wants;               // bit per event_block, for delta
+    int render_error_ref, close_ref;
+    bool denies_on_error, is_off, was_initialised;
+    unsigned faults; // in a row
+};
+
+struct script_task;
+struct route_table;
+
+struct script_generation {
+    struct list node; // of script->old
+    struct script *script;
+    struct plugin_set *set;
+    struct lua_env *env;
+    uint64_t number;
+    struct plugin_rt *plugins;
+    size_t plugin_count;
+    size_t hook_counts[SCRIPT_HOOK_COUNT]; // plugins that have it
+    unsigned wants;
+    struct route_table *routes;
+    struct script_task *tasks;
+    size_t task_count;
+    struct list bound;    // ctx.script_node of exchanges
+    struct list live;     // coroutines that run or wait
+    struct list idle;     // pooled ones
+    size_t idle_count, live_count;
+    struct plugin_rt *direct; // whose price or delta hook, init or close runs
+    int emit_list_ref;        // function that emits a list of events
+    bool is_closing;   // no exchange is bound to it any more or ever again
+};
+
+struct script {
+    struct script_options options;
+    struct script_generation *current, *prepared;
+    struct list old; // oldest first
+    size_t old_count;
+    uint64_t next_number;
+    size_t jobs; // store jobs in flight that hold memory of ours
+    int metric_errors, metric_calls_ms;
+};
+
+// ---- script.c
+struct plugin_rt *plugin_of(lua_State *L); // the plugin whose C closure runs (upvalue 1)
+struct script_generation *generation_of(lua_State *L);
+struct plugin_rt *plugin_running(lua_State *L); // NULL: none
+// Counts a fault of a plugin, logs it, switches a skip plugin off after three in a row.
+void plugin_fault(struct plugin_rt *plugin, const char *what, struct slice error);
+
+// ---- ctx_lua.c
+void ctx_lua_open(struct script_generation *generation, lua_State *L);
+// Makes the exchange's object when it has none. Not inside Lua: protects itself.
+int ctx_lua_make(struct ctx *ctx);
+void ctx_lua_drop(struct ctx *ctx);
+// The exchange of the object at index; raises when it has ended.
+struct ctx *ctx_lua_check(lua_State *L, int index);
+struct ctx *ctx_lua_get(lua_State *L, int index); // NULL instead of raising
+void ctx_lua_push_key(lua_State *L, const struct ctx_key *key);
+void ctx_lua_push_user(lua_State *L, const struct ctx_user *user);
+struct key_entry;
+struct user_entry;
+// Copy directory entries into the exchange (or a route's arena): 0 or GW_ENOMEM.
+GW_MUSTCHECK int ctx_copy_key(struct arena *arena, const struct key_entry *entry,
+                              struct ctx_key *out);
+GW_MUSTCHECK int ctx_copy_user(struct arena *arena, const struct user_entry *entry,
+                               struct ctx_user *out);
+// Copies text at index into the exchange's arena; raises.
+struct slice ctx_lua_copy(lua_State *L, int index, struct arena *arena);
+// Reads {name = value, …} at index into arena headers; raises on bytes that no header may have.
+size_t lua_read_headers(lua_State *L, int index, struct arena *arena, struct http1_header **out);
+
+// ---- gw.c
+// Pushes the gw table of a plugin. Inside protect.
+void gw_push(struct plugin_rt *plugin, lua_State *L);
+struct gw_function {
+    const char *name;
+    lua_CFunction fn;
+    bool yields; // wrapped so that a cancelled wait raises "cancelled"
+};
+// Puts functions (plugin as upvalue 1) into the table at the top.
+void gw_set_functions(struct plugin_rt *plugin, lua_State *L, const struct gw_function *functions,
+                      size_t count);
+void gw_open_async(struct plugin_rt *plugin, lua_State *L);   // sleep, all, lock, spawn
+void gw_open_store(struct plugin_rt *plugin, lua_State *L);   // db, keys, upstreams, logs, prices
+void gw_open_fetch(struct plugin_rt *plugin, lua_State *L);   // fetch
+void gw_open_model(struct plugin_rt *plugin, lua_State *L);   // what an exchange needs, in memory
+void gw_open_tools(struct plugin_rt *plugin, lua_State *L);   // kv, crypto, secret, time, metrics
+void gw_open_process(struct plugin_rt *plugin, lua_State *L); // process, conf, plugins
+// Raises "gw.X needs … in `needs`".
+int gw_refuse(lua_State *L, const char *function, const char *need);
+
+// ---- hook.c
+void hook_cancel(struct ctx *ctx);
+const char *hook_name(enum script_hook hook);
+
+// ---- route.c
+GW_MUSTCHECK int route_table_build(struct script_generation *generation, struct buf *problems);
+void route_table_free(struct route_table *table);
+
+// ---- answer.c
+void answer_cancel(struct ctx *ctx);
+
+// ---- task.c
+GW_MUSTCHECK int task_list_build(struct script_generation *generation);
+void task_list_start(struct script_generation *generation);
+void task_list_stop(struct script_generation *generation);
