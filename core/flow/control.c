@@ -3,6 +3,7 @@
 // are thin clients of this.
 #include "base/log.h"
 #include "flow/exchange.h"
+#include "flow/probe.h"
 #include "state/admin.h"
 
 #include <stdlib.h>
@@ -16,6 +17,7 @@ struct control_call {
     struct buf body;
     struct admin_job *job;    // on its way
     struct loop_message done; // the lane's answer
+    struct probe *probe;
     bool is_answered, is_waiting;
 };
 
@@ -179,6 +181,43 @@ static void respond_text(struct control_call *call, int (*write)(void *user, str
     buf_free(&out);
 }
 
+static void on_probed(void *user, int status, uint32_t latency_ms, struct slice error)
+{
+    struct control_call *call = user;
+    struct buf out = BUF_INIT(BODY_BYTES);
+    struct json_out json;
+    call->probe = NULL;
+    json_begin(&json, &out);
+    json_object(&json);
+    json_key(&json, "ok");
+    json_bool(&json, status >= 200 && status < 400);
+    json_key(&json, "status");
+    json_i64(&json, status);
+    json_key(&json, "latency_ms");
+    json_u64(&json, latency_ms);
+    json_key(&json, "error");
+    json_text(&json, error);
+    json_object_end(&json);
+    if (json_end(&json) == GW_OK)
+        respond(call, 200, buf_slice(&out));
+    buf_free(&out);
+}
+
+// {"name": "…"}
+static void start_probe(struct control_call *call)
+{
+    struct json_doc *doc = NULL;
+    const char *why = "";
+    size_t at;
+    if (json_parse(buf_slice(&call->body), BODY_BYTES, &doc, &why, &at) != GW_OK) {
+        respond_error(call, 400, SLICE_LIT("invalid_json"), slice_str(why));
+        return;
+    }
+    struct slice name = json_string_slice(yyjson_obj_get(json_root(doc), "name"));
+    probe_start(call->flow, name.ptr ? name : SLICE_LIT(""), on_probed, call, &call->probe);
+    json_doc_free(doc);
+}
+
 static int write_ready(void *user, struct buf *out)
 {
     bool is_ready;
@@ -192,6 +231,10 @@ void control_on_complete(struct control_call *call)
     struct slice verb = slice_from(http1_request(call->stream)->path, strlen("/control/v1/"));
     if (slice_is(verb, "reload")) {
         start_reload(call);
+        return;
+    }
+    if (slice_is(verb, "upstream.test")) {
+        start_probe(call);
         return;
     }
     if (slice_is(verb, "info")) {
@@ -216,6 +259,8 @@ void control_on_complete(struct control_call *call)
 void control_on_close(struct control_call *call)
 {
     call->stream = NULL;
+    if (call->probe)
+        probe_cancel(call->probe);
     if (!call->is_waiting)
         free_call(call);
 }

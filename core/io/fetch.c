@@ -147,6 +147,7 @@ static void run_fetcher(struct loop_task *task)
         int err = fetch->err;
         if (err == 0) {
             fetch->phase = FETCH_CONNECT;
+            fetch->phase_ms = loop_now_ms(fetcher->loop);
             err = fetcher->transport->start(fetcher->self, fetch);
         }
         if (err)
@@ -621,10 +622,17 @@ void fetch_note(struct fetch *fetch, int err, const char *detail)
     snprintf(fetch->info.detail, sizeof fetch->info.detail, "%s", detail ? detail : "");
 }
 
+static uint32_t phase_age_ms(const struct fetch *fetch)
+{
+    return (uint32_t)(loop_now_ms(fetch->fetcher->loop) - fetch->phase_ms);
+}
+
 void fetch_on_connected(struct fetch *fetch)
 {
-    if (fetch->phase == FETCH_CONNECT && !fetch->is_dead)
-        enter_phase(fetch, FETCH_TLS);
+    if (fetch->phase != FETCH_CONNECT || fetch->is_dead)
+        return;
+    fetch->info.connect_ms = phase_age_ms(fetch);
+    enter_phase(fetch, FETCH_TLS);
 }
 
 int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
@@ -635,6 +643,10 @@ int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
         fetch_note(fetch, GW_EDENIED, "the connected address is not allowed");
         return GW_EDENIED;
     }
+    if (fetch->phase == FETCH_TLS)
+        fetch->info.tls_ms = phase_age_ms(fetch);
+    else if (!is_reused)
+        fetch->info.connect_ms = phase_age_ms(fetch);
     fetch->info.is_reused = is_reused;
     fetch->info.sent_any = true;
     if (is_reused)

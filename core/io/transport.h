@@ -87,7 +87,7 @@ struct fetch_transport {
     void (*close)(void *self); // nothing runs
     // Takes up a fetch whose addresses are known; calls nothing back. stop follows in any case.
     int (*start)(void *self, struct fetch *fetch);
-    // Lets go of it and closes the connection of an unfinished exchange; fills the times in info.
+    // Lets go of it and closes the connection of an unfinished exchange; fills bytes_sent in info.
     void (*stop)(void *self, struct fetch *fetch);
     // The chunk was consumed, or bytes to send have come: goes on reading or asking for them.
     void (*resume)(void *self, struct fetch *fetch);

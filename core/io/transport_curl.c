@@ -6,6 +6,8 @@
 #include "io/transport_curl.h"
 
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #define SPARE_MAX 64
 #define USER_AGENT "moongate/" MOONGATE_VERSION
@@ -48,13 +50,17 @@ static int on_seek(void *user, curl_off_t offset, int origin)
 static int on_request(void *user, char *peer_ip, char *local_ip, int peer_port, int local_port)
 {
     struct transfer *transfer = user;
-    (void)local_ip, (void)peer_port, (void)local_port;
+    (void)local_ip, (void)peer_port;
     if (transfer->request_count++ > 0) {
         fetch_note(transfer->fetch, GW_ERESET, "the connection closed before an answer");
         return CURL_PREREQFUNC_ABORT;
     }
     transfer->is_connecting = false;
     transfer_settle(transfer);
+    if (sock_take(transfer, local_port)) {
+        transfer->must_restart = true;
+        return CURL_PREREQFUNC_ABORT;
+    }
     return fetch_on_request(transfer->fetch, peer_ip, !transfer->has_opened) ? CURL_PREREQFUNC_ABORT
                                                                              : CURL_PREREQFUNC_OK;
 }
@@ -255,6 +261,8 @@ static int curl_start(void *self, struct fetch *fetch)
     transfer->fetch = fetch;
     transfer->lane = lane;
     transfer->request_count = 0;
+    transfer->must_restart = false;
+    transfer->restart_count = 0;
     transfer->has_opened = false;
     transfer->is_connecting = true;
     transfer->error[0] = '\0';
@@ -273,23 +281,12 @@ static int curl_start(void *self, struct fetch *fetch)
     return 0;
 }
 
-static uint32_t to_ms(curl_off_t us)
-{
-    return us > 0 ? (uint32_t)(us / 1000) : 0;
-}
-
 static void curl_stop(void *self, struct fetch *fetch)
 {
     (void)self;
     struct transfer *transfer = fetch->transfer;
-    curl_off_t connect_us = 0, tls_us = 0, upload = 0;
+    curl_off_t upload = 0;
     long request_size = 0;
-    if (transfer->has_opened) {
-        curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connect_us);
-        curl_easy_getinfo(transfer->easy, CURLINFO_APPCONNECT_TIME_T, &tls_us);
-        fetch->info.connect_ms = to_ms(connect_us);
-        fetch->info.tls_ms = to_ms(tls_us - connect_us);
-    }
     curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &request_size);
     curl_easy_getinfo(transfer->easy, CURLINFO_SIZE_UPLOAD_T, &upload);
     fetch->info.bytes_sent = (uint64_t)request_size + (uint64_t)upload;
@@ -324,9 +321,7 @@ void transfer_settle(struct transfer *transfer)
 
 void transfer_observe(struct transfer *transfer)
 {
-    curl_off_t connect_us = 0;
-    if (curl_easy_getinfo(transfer->easy, CURLINFO_CONNECT_TIME_T, &connect_us) != CURLE_OK ||
-        connect_us <= 0)
+    if (!sock_is_connected(transfer))
         return;
     transfer->is_connecting = false;
     if (transfer->fetch->url.is_tls)
@@ -369,12 +364,32 @@ static int map_error(const struct transfer *transfer, CURLcode code)
 void transfer_finish(struct transfer *transfer, CURLcode code)
 {
     struct fetch *fetch = transfer->fetch;
+    char detail[CURL_ERROR_SIZE];
     int err = map_error(transfer, code);
-    const char *detail = transfer->error[0] ? transfer->error : curl_easy_strerror(code);
-    fetch_on_finished(fetch, err, detail);
+    memcpy(detail, transfer->error, sizeof detail);
+    if (transfer->must_restart && !fetch->is_dead && transfer->restart_count < LANE_TRANSFERS) {
+        struct curl_transport *transport = transfer->transport;
+        unsigned count = transfer->restart_count + 1;
+        curl_stop(transport, fetch);
+        err = curl_start(transport, fetch);
+        if (err == 0) {
+            ((struct transfer *)fetch->transfer)->restart_count = count;
+            return;
+        }
+    }
+    fetch_on_finished(fetch, err, detail[0] ? detail : curl_easy_strerror(code));
 }
 
 // ---- life
+
+static int open_dead_fd(void)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
+        return -1;
+    close(pair[1]);
+    return pair[0];
+}
 
 static int curl_open(struct fetcher *fetcher, struct loop *loop, void **out)
 {
@@ -389,7 +404,11 @@ static int curl_open(struct fetcher *fetcher, struct loop *loop, void **out)
     list_init(&transport->spare);
     loop_timer_init(loop, &transport->sweep, lane_on_sweep);
     transport->origins = map_new();
-    if (transport->origins == NULL) {
+    transport->dead_fd = open_dead_fd();
+    if (transport->origins == NULL || transport->dead_fd < 0) {
+        if (transport->dead_fd >= 0)
+            close(transport->dead_fd);
+        map_free(transport->origins, NULL);
         free(transport);
         return GW_ENOMEM;
     }
@@ -410,6 +429,7 @@ static void curl_close(void *self)
     }
     map_free(transport->origins, NULL);
     free(transport->socks);
+    close(transport->dead_fd);
     free(transport);
 }
 

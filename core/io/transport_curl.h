@@ -36,6 +36,7 @@ struct curl_transport {
     struct loop_timer sweep;
     struct sock **socks; // by descriptor
     size_t sock_capacity;
+    int dead_fd;       // one end of a closed pair: takes the place of a connection that has died
     struct list spare; // transfers
     size_t spare_count;
     uint32_t idle_count;
@@ -62,7 +63,7 @@ struct lane {
     struct list transfers, idle_socks;
     uint32_t in_flight, idle_count;
     uint32_t new_count; // transfers that have not yet chosen a connection
-    bool is_retired, has_suspects;
+    bool is_retired;
     uint64_t idle_since_ms;
     // What libcurl's DNS cache of this multi was told; it never looks up by itself.
     struct fetch_address addresses[RESOLVER_MAX_ADDRESSES];
@@ -77,9 +78,10 @@ struct sock {
     struct lane *lane;
     struct transfer *transfer; // NULL: idle
     curl_socket_t fd;
-    int wants;    // CURL_POLL_IN | CURL_POLL_OUT
-    int armed;    // UV_READABLE | UV_WRITABLE
-    bool is_dead; // closed by the peer while idle; libcurl has yet to find out
+    int local_port; // 0: not yet connected
+    int wants;      // CURL_POLL_IN | CURL_POLL_OUT
+    int armed;      // UV_READABLE | UV_WRITABLE
+    bool is_dead;   // closed by the peer while idle; libcurl has yet to find out
 };
 
 struct transfer {
@@ -90,8 +92,9 @@ struct transfer {
     CURL *easy;
     struct url_ref *url;
     struct list socks;
-    unsigned request_count;
+    unsigned request_count, restart_count;
     bool is_new, has_opened, is_connecting;
+    bool must_restart; // the pooled connection was bad and nothing was written
     bool has_custom_method, has_proxy, has_ca_file; // options that differ from the pooled state
     char error[CURL_ERROR_SIZE];
 };
@@ -112,8 +115,12 @@ struct url_ref *origin_url(struct origin *origin, struct slice text);
 void url_ref_release(struct url_ref *url);
 curl_socket_t sock_open(void *user, curlsocktype purpose, struct curl_sockaddr *address);
 int sock_close(void *user, curl_socket_t fd);
+// The transfer is about to write its request from this local port: finds the socket. Not 0: it is
+// a pooled one with something to read, which must not be used.
+GW_MUSTCHECK int sock_take(struct transfer *transfer, int local_port);
+bool sock_is_connected(const struct transfer *transfer);
 
 // transport_curl.c
-void transfer_settle(struct transfer *transfer); // it has chosen a connection
+void transfer_settle(struct transfer *transfer);  // it has chosen a connection
 void transfer_observe(struct transfer *transfer); // has TCP connected?
 void transfer_finish(struct transfer *transfer, CURLcode code);

@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -167,34 +168,70 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, vo
     return 0;
 }
 
-// A paused transfer whose connection libcurl never asked to watch may own any idle socket.
-static bool lane_has_unattached(const struct lane *lane)
-{
-    struct list *node;
-    list_each(node, &lane->transfers)
-    {
-        if (list_is_empty(&list_entry(node, struct transfer, node)->socks))
-            return true;
-    }
-    return false;
-}
-
 // Readable while idle: the upstream closed it, or sent what nobody asked for. libcurl finds that
-// out at the next use; until then the descriptor must neither spin nor sit in CLOSE_WAIT.
+// out at the next use (7.88 does not even when bytes wait); until then the descriptor must neither
+// spin, nor sit in CLOSE_WAIT, nor be taken for alive: another dead socket takes its number.
 static void sock_die(struct sock *sock)
 {
     struct lane *lane = sock->lane;
     sock_arm(sock, 0);
-    if (lane_has_unattached(lane)) {
-        lane->has_suspects = true;
-        return;
-    }
     sock->is_dead = true;
+    sock->local_port = 0;
     lane->idle_count--;
     lane->transport->idle_count--;
-    shutdown(sock->fd, SHUT_RDWR);
+    dup3(lane->transport->dead_fd, sock->fd, O_CLOEXEC);
     if (lane->in_flight == 0 && lane->idle_count == 0)
         lane_retire(lane);
+}
+
+static int read_local_port(int fd)
+{
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+    if (getsockname(fd, (struct sockaddr *)&address, &len) != 0)
+        return 0;
+    if (address.ss_family == AF_INET6)
+        return ntohs(((struct sockaddr_in6 *)(void *)&address)->sin6_port);
+    return ntohs(((struct sockaddr_in *)(void *)&address)->sin_port);
+}
+
+int sock_take(struct transfer *transfer, int local_port)
+{
+    struct list *node;
+    list_each(node, &transfer->socks)
+    {
+        struct sock *sock = list_entry(node, struct sock, node);
+        if (sock->local_port == 0)
+            sock->local_port = read_local_port(sock->fd);
+    }
+    if (transfer->has_opened)
+        return 0;
+    list_each(node, &transfer->lane->idle_socks)
+    {
+        struct sock *sock = list_entry(node, struct sock, node);
+        char byte;
+        if (sock->is_dead || sock->local_port != local_port)
+            continue;
+        sock_attach(sock, transfer);
+        // An answer before its request, or the end: a late close is caught here as well.
+        return recv(sock->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN ? 0
+                                                                                        : GW_ERESET;
+    }
+    return 0;
+}
+
+bool sock_is_connected(const struct transfer *transfer)
+{
+    struct sockaddr_storage peer;
+    const struct list *node;
+    list_each(node, &transfer->socks)
+    {
+        socklen_t len = sizeof peer;
+        if (getpeername(list_entry(node, struct sock, node)->fd, (struct sockaddr *)&peer, &len) ==
+            0)
+            return true;
+    }
+    return false;
 }
 
 static void lane_act(struct lane *lane, curl_socket_t fd, int bits)
@@ -543,7 +580,6 @@ void lane_remove(struct lane *lane, struct transfer *transfer)
 {
     curl_multi_remove_handle(lane->multi, transfer->easy);
     transfer_settle(transfer);
-    struct list *node;
     while (!list_is_empty(&transfer->socks))
         sock_detach(list_entry(transfer->socks.next, struct sock, node));
     list_remove(&transfer->node);
@@ -552,15 +588,6 @@ void lane_remove(struct lane *lane, struct transfer *transfer)
     // To the front: its idle connection is the warmest.
     list_remove(&lane->node);
     list_push_front(&lane->origin->open, &lane->node);
-    if (lane->has_suspects && !lane_has_unattached(lane)) {
-        lane->has_suspects = false;
-        list_each(node, &lane->idle_socks)
-        {
-            struct sock *sock = list_entry(node, struct sock, node);
-            if (!sock->is_dead)
-                sock_arm(sock, UV_READABLE);
-        }
-    }
 }
 
 void lane_run_due(struct curl_transport *transport)

@@ -60,9 +60,9 @@ static enum log_level level_of(struct slice name)
 // Everything that secrets must not appear in is told of them first.
 static void hide_secrets(const struct conf *conf)
 {
-    const struct secret *secrets[] = {conf->encryption_key, conf->plugin_api_encryption_key,
+    const struct secret *secrets[] = {conf->encryption_key,    conf->plugin_api_encryption_key,
                                       conf->token_encrypt_key, conf->secret_key,
-                                      conf->admin_token, conf->admin_password,
+                                      conf->admin_token,       conf->admin_password,
                                       conf->upstream_api_key};
     for (size_t i = 0; i < sizeof secrets / sizeof *secrets; i++) {
         if (secrets[i] && secret_reveal(secrets[i]).len >= 8)
@@ -74,8 +74,9 @@ int process_open_fernet(const struct conf *conf, struct fernet **out, char *erro
 {
     const char *why = "";
     if (!conf->encryption_key) {
-        snprintf(error, size, "ENCRYPTION_KEY is not set: give a Fernet key (moongate key fernet "
-                              "makes one)");
+        snprintf(error, size,
+                 "ENCRYPTION_KEY is not set: give a Fernet key (moongate key fernet "
+                 "makes one)");
         return GW_EINVAL;
     }
     int err = fernet_new(secret_reveal(conf->encryption_key), out, &why);
@@ -133,8 +134,8 @@ static int open_state(struct process *process, char *error, size_t size)
     process->ips = http1_ips_new();
     process->resolver = resolver_new(2, NULL);
     process->pool = pool_new("helper", HELPER_THREADS, 1024);
-    if (!process->epoch || !process->kv || !process->stats || !process->ips ||
-        !process->resolver || !process->pool)
+    if (!process->epoch || !process->kv || !process->stats || !process->ips || !process->resolver ||
+        !process->pool)
         return fail(error, size, GW_ENOMEM, "start");
     struct store_options options = {
         .conf = process->conf,
@@ -160,8 +161,8 @@ static int bind_sockets(struct process *process, char *error, size_t size)
         fds[0] = fds[1] = fds[2] = -1;
     }
     for (uint32_t i = 0; i < process->worker_count; i++) {
-        int err = listener_bind_tcp(host, port, true, &process->workers[i].fds[0], &port, error,
-                                    size);
+        int err =
+            listener_bind_tcp(host, port, true, &process->workers[i].fds[0], &port, error, size);
         if (err)
             return fail(error, size, err, "listen");
     }
@@ -177,8 +178,8 @@ static int bind_sockets(struct process *process, char *error, size_t size)
         }
         *colon = '\0';
         uint16_t bound;
-        int err = listener_bind_tcp(admin, (uint16_t)admin_port, false,
-                                    &process->workers[0].fds[1], &bound, error, size);
+        int err = listener_bind_tcp(admin, (uint16_t)admin_port, false, &process->workers[0].fds[1],
+                                    &bound, error, size);
         if (err)
             return fail(error, size, err, "ADMIN_LISTEN");
     }

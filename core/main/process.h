@@ -34,7 +34,7 @@ struct process {
     struct flow_shared shared;
     struct worker *workers;
     uint32_t worker_count;
-    uint16_t port; // of the public listener
+    uint16_t port;               // of the public listener
     pthread_mutex_t reload_lock; // guards set and is_reloading
     struct plugin_set *set;
     bool is_reloading;

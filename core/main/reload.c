@@ -48,6 +48,8 @@ static void run(struct pool_job *pool_job)
     if (!job->err)
         job->err = plugin_set_load(conf, &set, &job->problems);
     if (!job->err)
+        plugin_set_use_conf(set, process->conf);
+    if (!job->err)
         job->err = plugin_set_migrate(set, process->store, &job->problems);
     if (!job->err)
         job->err = flip_all(process, set, &job->problems);

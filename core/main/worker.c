@@ -31,11 +31,10 @@ static void close_listeners(struct worker *worker)
 
 static void on_drain_timer(struct loop_timer *timer)
 {
-    struct worker *worker =
-        (struct worker *)((char *)timer - offsetof(struct worker, drain_timer));
+    struct worker *worker = (struct worker *)((char *)timer - offsetof(struct worker, drain_timer));
     uint64_t now = loop_now_ms(worker->loop);
-    bool is_empty = flow_exchange_count(worker->flow) == 0 &&
-                    http1_server_counters(worker->server)->open == 0;
+    bool is_empty =
+        flow_exchange_count(worker->flow) == 0 && http1_server_counters(worker->server)->open == 0;
     if (is_empty) {
         loop_stop(worker->loop);
         return;
@@ -65,8 +64,7 @@ static int run_command(struct command_message *command)
 {
     struct worker *worker = command->worker;
     switch (command->command) {
-    case WORKER_PREPARE:
-        return script_prepare(worker->script, command->set, command->problems);
+    case WORKER_PREPARE: return script_prepare(worker->script, command->set, command->problems);
     case WORKER_FLIP: script_flip(worker->script); return GW_OK;
     case WORKER_DISCARD: script_discard(worker->script); return GW_OK;
     case WORKER_DRAIN: start_drain(worker); return GW_OK;
@@ -98,8 +96,7 @@ static void on_command(struct loop_message *message)
 int worker_command(struct worker *worker, enum worker_command command, struct plugin_set *set,
                    struct buf *problems)
 {
-    bool waits =
-        command == WORKER_PREPARE || command == WORKER_FLIP || command == WORKER_DISCARD;
+    bool waits = command == WORKER_PREPARE || command == WORKER_FLIP || command == WORKER_DISCARD;
     struct command_message *message = calloc(1, sizeof *message);
     if (!message)
         return GW_ENOMEM;

@@ -16,7 +16,7 @@ struct worker {
     struct process *process;
     uint32_t index;
     pthread_t thread;
-    bool is_started;       // the thread was created
+    bool is_started; // the thread was created
     struct loop *loop;
     struct epoch_reader *reader;
     struct fetcher *fetcher;
@@ -25,7 +25,7 @@ struct worker {
     struct http1_server *server;
     struct listener *listeners[3];
     size_t listener_count;
-    int fds[3];            // public, admin, control; -1: none
+    int fds[3]; // public, admin, control; -1: none
     struct loop_timer drain_timer;
     uint64_t drain_until_ms;
     bool is_draining, is_ended;

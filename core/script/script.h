@@ -31,6 +31,14 @@ GW_MUSTCHECK int plugin_set_load(const struct conf *conf, struct plugin_set **ou
 struct plugin_set *plugin_set_ref(struct plugin_set *set);
 void plugin_set_unref(struct plugin_set *set);
 size_t plugin_set_count(const struct plugin_set *set);
+// One line per plugin, more of one named plugin (only: its name, or empty for all). GW_ENOTFOUND.
+GW_MUSTCHECK int plugin_set_describe(const struct plugin_set *set, struct slice only,
+                                     struct buf *out);
+// docs/plugin-api.md, from the same table that the host checks itself against.
+GW_MUSTCHECK int plugin_docs_write(struct buf *out);
+// After a reload the set goes on with the process's configuration; the one it was loaded from may
+// then be freed. Before the set is given to a worker.
+void plugin_set_use_conf(struct plugin_set *set, const struct conf *conf);
 // Applies the plugins' SQL migrations. Off the workers.
 GW_MUSTCHECK int plugin_set_migrate(const struct plugin_set *set, struct store *store,
                                     struct buf *problems);

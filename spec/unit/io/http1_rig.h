@@ -91,8 +91,8 @@ static void rig_on_request(void *user, struct http1_stream *stream)
     rig->last_is_websocket = request->is_websocket_upgrade;
     size_t at = 0;
     for (size_t i = 0; i < request->header_count && at < sizeof rig->last_headers; i++)
-        at += (size_t)snprintf(rig->last_headers + at, sizeof rig->last_headers - at,
-                               "%.*s=%.*s;", SLICE_FMT(request->headers[i].name),
+        at += (size_t)snprintf(rig->last_headers + at, sizeof rig->last_headers - at, "%.*s=%.*s;",
+                               SLICE_FMT(request->headers[i].name),
                                SLICE_FMT(request->headers[i].value));
     if (at == 0)
         rig->last_headers[0] = '\0';
@@ -169,8 +169,7 @@ static inline struct rig *rig_new_with(const struct http1_limits *limits, struct
                                           .render_refusal = rig_render};
     buf_init(&rig->body, 0);
     ck_assert_int_eq(loop_new(NULL, &rig->loop), 0);
-    ck_assert_int_eq(
-        http1_server_new(rig->loop, limits, &rig->handler, rig, ips, &rig->server), 0);
+    ck_assert_int_eq(http1_server_new(rig->loop, limits, &rig->handler, rig, ips, &rig->server), 0);
     return rig;
 }
 
@@ -303,8 +302,7 @@ static inline void rig_statuses(struct slice bytes, bool is_head, char *out, siz
                 is_complete = bytes.len >= chunk + 2 && memcmp(bytes.ptr + chunk, "\r\n", 2) == 0;
                 if (bodies && bytes.len)
                     ck_assert_int_eq(
-                        buf_append(bodies,
-                                   slice_of(bytes.ptr, is_complete ? chunk : bytes.len)),
+                        buf_append(bodies, slice_of(bytes.ptr, is_complete ? chunk : bytes.len)),
                         0);
                 if (!is_complete)
                     break;

@@ -584,6 +584,31 @@ START_TEST(test_idle_close_unseen)
 }
 END_TEST
 
+START_TEST(test_poisoned)
+{
+    // An answer that waits on the pooled connection before its request is written: nobody gets it.
+    struct peer *peer = kit_warm();
+    kit_say(peer, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+    struct result result;
+    struct slice body = SLICE_LIT("mine");
+    struct fetch_request request = kit_post("/", &body, 1);
+    kit_start(&result, &request);
+    struct peer *second = kit_accept();
+    kit_request(second);
+    kit_say(second, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, 0);
+    ck_assert(kit_body_is(&result, "ok"));
+    ck_assert(!result.info.is_reused);
+    // (It was reset: there were bytes that we never read.)
+    KIT_UNTIL(kit_at_end(peer));
+    ck_assert(strstr(peer->in, "mine") == NULL);
+    kit_end(&result);
+    kit_close(peer);
+    kit_close(second);
+}
+END_TEST
+
 START_TEST(test_excess_bytes)
 {
     // More than the announced length: the answer stands, the connection does not.
@@ -1160,6 +1185,7 @@ int main(void)
     tcase_add_test(tcase, test_head_limits);
     tcase_add_test(tcase, test_idle_close);
     tcase_add_test(tcase, test_idle_close_unseen);
+    tcase_add_test(tcase, test_poisoned);
     tcase_add_test(tcase, test_excess_bytes);
     tcase_add_loop_test(tcase, test_cancel_stages, 0, 8);
     tcase_add_test(tcase, test_cancel_in_callbacks);

@@ -61,8 +61,8 @@ static const struct raw_case raw_cases[] = {
     {"expect in 1.0", "POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
      "200x"},
     {"bearer and x-api-key", GET "Authorization: Bearer a\r\nX-Api-Key: b\r\n\r\n", "200"},
-    {"underscore twin is dropped", GET "Content_Length: 5\r\nTransfer_Encoding: chunked\r\n\r\n" NEXT,
-     "200 200"},
+    {"underscore twin is dropped",
+     GET "Content_Length: 5\r\nTransfer_Encoding: chunked\r\n\r\n" NEXT, "200 200"},
     {"unknown connection token", GET "Connection: foo\r\n\r\n" NEXT, "200 200"},
 
     // Request line.
@@ -128,8 +128,9 @@ static const struct raw_case raw_cases[] = {
     {"folded with a tab", GET "X: a\r\n\tb\r\n\r\n", "400x"},
     {"no colon", GET "X\r\n\r\n", "400x"},
     {"empty name", GET ": x\r\n\r\n", "400x"},
-    {"control byte in a value", GET "X: a\x01"
-                                    "b\r\n\r\n",
+    {"control byte in a value",
+     GET "X: a\x01"
+         "b\r\n\r\n",
      "400x"},
     {"bare LF in headers", GET "X: a\nY: b\r\n\r\n", "400x"},
     {"bare CR in a value", GET "X: a\rb\r\n\r\n", "400x"},
@@ -165,8 +166,9 @@ static const struct raw_case raw_cases[] = {
     {"xchunked", POST "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", "400x"},
     {"quoted chunked", POST "Transfer-Encoding: \"chunked\"\r\n\r\n0\r\n\r\n", "400x"},
     {"chunked with a parameter", POST "Transfer-Encoding: chunked;q=1\r\n\r\n0\r\n\r\n", "400x"},
-    {"vertical tab before chunked", POST "Transfer-Encoding: \x0b"
-                                         "chunked\r\n\r\n0\r\n\r\n",
+    {"vertical tab before chunked",
+     POST "Transfer-Encoding: \x0b"
+          "chunked\r\n\r\n0\r\n\r\n",
      "400x"},
     {"space before the coding's colon", POST "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
      "400x"},
@@ -178,8 +180,7 @@ static const struct raw_case raw_cases[] = {
     {"chunk size with a space", POST CHUNKED "\r\n5 \r\nhello\r\n0\r\n\r\n", "400x"},
     {"space before a chunk size", POST CHUNKED "\r\n 5\r\nhello\r\n0\r\n\r\n", "400x"},
     {"empty chunk size", POST CHUNKED "\r\n\r\nhello\r\n0\r\n\r\n", "400x"},
-    {"chunk size over 64 bits", POST CHUNKED "\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
-     "400x"},
+    {"chunk size over 64 bits", POST CHUNKED "\r\n10000000000000005\r\nhello\r\n0\r\n\r\n", "400x"},
     {"chunk over the limit", POST CHUNKED "\r\n2000001\r\nhello", "413x"},
     {"chunk size of 16 digits", POST CHUNKED "\r\nffffffffffffffff\r\nhello", "413x"},
     {"bare LF after a chunk size", POST CHUNKED "\r\n5\nhello\r\n0\r\n\r\n", "400x"},
@@ -377,9 +378,10 @@ START_TEST(head_as_the_handler_sees_it)
 {
     struct rig *rig = rig_new(RIG_ECHO);
     int fd = rig_connect(rig);
-    rig_send_text(rig, fd,
-                  "GET /a?b=c HTTP/1.1\r\nHOST: x\r\nX-Long-Name:  some value \t\r\nA_B: dropped\r\n"
-                  "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n");
+    rig_send_text(
+        rig, fd,
+        "GET /a?b=c HTTP/1.1\r\nHOST: x\r\nX-Long-Name:  some value \t\r\nA_B: dropped\r\n"
+        "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n");
     ck_assert_str_eq(rig->last_target, "/a?b=c");
     ck_assert_str_eq(rig->last_headers, "host=x;x-long-name=some value;"
                                         "connection=keep-alive, Upgrade;upgrade=WebSocket;");

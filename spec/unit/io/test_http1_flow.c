@@ -487,9 +487,9 @@ START_TEST(disconnects)
 {
     struct rig *rig = rig_new(RIG_MANUAL);
     static const char *const begun[] = {
-        GET,                                    // answer pending
-        POST "Content-Length: 5\r\n\r\nhel",    // body incomplete
-        GET GET,                                // another waits
+        GET,                                 // answer pending
+        POST "Content-Length: 5\r\n\r\nhel", // body incomplete
+        GET GET,                             // another waits
     };
     for (size_t i = 0; i < 3; i++) {
         rig_reset(rig);
@@ -757,7 +757,7 @@ START_TEST(caps)
         {"10.0.0.1", 0},           {"10.0.0.1", 0},
         {"10.0.0.1", GW_EFULL},    {"::ffff:10.0.0.1", GW_EFULL}, // the same peer
         {"2001:db8::1", 0},        {"2001:db8::2:1", 0},
-        {"2001:db8::3", GW_EFULL}, // one /64
+        {"2001:db8::3", GW_EFULL},                         // one /64
         {"2001:db8:0:1::3", 0},    {"10.0.0.2", GW_EFULL}, // five connections in all
     };
     int fds[9], err;

@@ -93,8 +93,7 @@ START_TEST(binding)
     close(fd);
     close(twin);
     ck_assert_int_eq(listener_bind_tcp("192.0.2.1", 0, true, &fd, &port, why, sizeof why), GW_EIO);
-    ck_assert_int_eq(listener_bind_tcp("256.1.1.1.", 0, true, &fd, &port, why, sizeof why),
-                     GW_EDNS);
+    ck_assert_int_eq(listener_bind_tcp("", 0, true, &fd, &port, why, sizeof why), GW_EDNS);
     ck_assert_int_eq(listener_bind_tcp("localhost", 0, true, &fd, &port, why, sizeof why), 0);
     close(fd);
 }
@@ -213,7 +212,6 @@ START_TEST(out_of_descriptors)
     struct rlimit old, none;
     ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
     none = old;
-    none.rlim_cur = (rlim_t)more[0]; // all at or above are taken; below there is no gap
     int probe = dup(0);
     none.rlim_cur = (rlim_t)probe;
     close(probe);
