@@ -158,7 +158,7 @@ int schema_read_duration(struct slice text, int64_t *ms)
         if (number.len == 0 || money_parse(number, &nano) != 0)
             return GW_EINVAL;
         __int128 value = (__int128)nano * units[i].ms;
-        if (value < 0 || value % 1000000000 || value / 1000000000 > INT64_C(1) << 53)
+        if (value < 0 || value % 1000000000 || value / 1000000000 > INT64_C(9000000000000))
             return GW_EINVAL;
         *ms = (int64_t)(value / 1000000000);
         return 0;

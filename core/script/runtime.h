@@ -9,6 +9,7 @@
 //
 // A generation has a state of its own: dropping it is one lua_close. Worker thread only.
 #include "base/list.h"
+#include "base/map.h"
 #include "script/async.h"
 #include "script/plugin.h"
 #include "script/script.h"
@@ -62,7 +63,10 @@ struct script {
     size_t old_count;
     uint64_t next_number;
     size_t jobs; // store jobs in flight that hold memory of ours
-    int metric_errors, metric_calls_ms;
+    int metric_errors;
+    struct map *routes; // name → struct script_route: outlive generations, so that flow may keep
+                        // a pointer over a flip
+    char allow[96];
 };
 
 // ---- script.c
@@ -121,6 +125,8 @@ const char *hook_name(enum script_hook hook);
 // ---- route.c
 GW_MUSTCHECK int route_table_build(struct script_generation *generation, struct buf *problems);
 void route_table_free(struct route_table *table);
+void route_table_publish(struct script_generation *generation); // at the flip
+void route_names_free(struct script *script);
 
 // ---- answer.c
 void answer_cancel(struct ctx *ctx);

@@ -243,6 +243,11 @@ int script_new(const struct script_options *options, struct script **out)
         return GW_ENOMEM;
     script->options = *options;
     list_init(&script->old);
+    script->routes = map_new();
+    if (!script->routes) {
+        free(script);
+        return GW_ENOMEM;
+    }
     script->metric_errors =
         options->stats ? stats_register(options->stats, STATS_COUNTER,
                                         "moongate_lua_errors_total", "errors raised by plugins",
@@ -269,6 +274,7 @@ void script_free(struct script *script)
         if (script->jobs > 0)
             usleep(1000);
     }
+    route_names_free(script);
     free(script);
 }
 
@@ -325,6 +331,7 @@ void script_flip(struct script *script)
     script->prepared = NULL;
     if (old)
         retire(old);
+    route_table_publish(script->current);
     task_list_start(script->current);
 }
 

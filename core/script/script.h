@@ -145,7 +145,13 @@ void script_cancel(struct ctx *ctx);
 struct script_route;
 const struct script_route *script_route_find(struct script *script, enum http1_method method,
                                              struct slice path, struct slice *allow);
+// For a path that neither flow nor a plugin serves: a route that answers 404 (405 when script_route_find
+// gave methods) in the shape of the plugin whose prefix it is under; NULL: nobody's.
+const struct script_route *script_route_missing(struct script *script, struct slice path);
 uint64_t script_route_max_body(const struct script_route *route);
+// The route's pattern ("/admin/keys/{uid}") and plugin, for logs; valid as long as the script.
+struct slice script_route_pattern(const struct script_route *route);
+struct slice script_route_plugin(const struct script_route *route);
 struct script_route_call; // one running call
 struct script_route_request {
     const struct http1_request *request;
