@@ -9,7 +9,7 @@ exclude_files = { "**/node_modules/**", "build/**", "data/**" }
 unused_args = false
 
 -- What every plugin and the library see beside LuaJIT's own: core/script puts them there.
-read_globals = { "schema", "money" }
+read_globals = { "schema", "money", "json", "log" }
 
 files["lua"] = {
   read_globals = { "gw" },
@@ -23,5 +23,5 @@ files["gateway.conf.lua"] = {
 files["spec"] = {
   std = "luajit+busted",
   -- Specs stand in for what core/script provides.
-  globals = { "schema", "money" },
+  globals = { "schema", "money", "json", "log" },
 }

@@ -1,6 +1,6 @@
 --- The contract of plugin tables: checks what a plugin's init.lua returned and gives a normalised
--- table with all lists present. The host calls it in the scratch state of a load, where all problems
--- are reported, and again in each worker's state.
+-- table with all lists present. The host calls it in the scratch state of a load, where all
+-- problems are reported, and again in each worker's state.
 local plugin = {}
 
 local HOOKS = {
@@ -360,37 +360,27 @@ function Check:part(where, find, route, name, must_be_record)
 end
 
 
-function Check:route(i, given)
-  local where = string.format("routes[%d]", i)
-  if type(given) ~= "table" then
-    self:problem("routes", "%s must be a table", where)
-    return nil
-  end
+-- The positional fields of a route by name.
+function Check:route_fields(where, given)
   local route = {}
   for key, value in pairs(given) do
-    local name = type(key) == "number" and ROUTE_FIELDS[key <= 3 and key or 0] or key
-    if type(key) == "string" and not ROUTE_SET[key] then
-      self:unknown(where, key, ROUTE_SET)
-    elseif not name then
+    local name = key
+    if type(key) == "number" then
+      name = key <= 3 and ROUTE_FIELDS[key] or nil
+    end
+    if name == nil then
       self:problem("routes", "%s: { method, path, handler, auth = … } expected", where)
+    elseif not ROUTE_SET[name] then
+      self:unknown(where, name, ROUTE_SET)
     else
       route[name] = value
     end
   end
-  local find = type(route.path) == "string" and route.path or "routes"
-  if type(route.method) ~= "string" or not METHODS[route.method] then
-    self:problem(find, "%s: method must be GET, POST, PUT, PATCH, DELETE, HEAD or OPTIONS", where)
-    return nil
-  elseif type(route.path) ~= "string" then
-    self:problem(find, "%s: path must be a text", where)
-    return nil
-  end
-  where = route.method .. " " .. route.path
-  local names, why = plugin.path_parameters(route.path)
-  if not names then
-    self:problem(find, "%s: path %s", where, why)
-    return nil
-  end
+  return route
+end
+
+
+function Check:route_calls(where, find, route)
   if type(route.handler) ~= "function" then
     self:problem(find, "%s: handler must be a function, not a %s", where, type(route.handler))
   end
@@ -401,6 +391,10 @@ function Check:route(i, given)
     self:problem(find, "%s: auth must be \"admin\", \"key\", \"user\", \"none\" or a function",
       where)
   end
+end
+
+
+function Check:route_data(where, find, route, names)
   if route.about ~= nil and type(route.about) ~= "string" then
     self:problem(find, "%s: about must be a text", where)
     route.about = nil
@@ -420,6 +414,32 @@ function Check:route(i, given)
     self:problem(find, "%s: responses must be a table: status → schema or text", where)
     route.responses = nil
   end
+end
+
+
+function Check:route(i, given)
+  local where = string.format("routes[%d]", i)
+  if type(given) ~= "table" then
+    self:problem("routes", "%s must be a table", where)
+    return nil
+  end
+  local route = self:route_fields(where, given)
+  local find = type(route.path) == "string" and route.path or "routes"
+  if type(route.method) ~= "string" or not METHODS[route.method] then
+    self:problem(find, "%s: method must be GET, POST, PUT, PATCH, DELETE, HEAD or OPTIONS", where)
+    return nil
+  elseif type(route.path) ~= "string" then
+    self:problem(find, "%s: path must be a text", where)
+    return nil
+  end
+  where = route.method .. " " .. route.path
+  local names, why = plugin.path_parameters(route.path)
+  if not names then
+    self:problem(find, "%s: path %s", where, why)
+    return nil
+  end
+  self:route_calls(where, find, route)
+  self:route_data(where, find, route, names)
   return route
 end
 

@@ -67,7 +67,7 @@ end
 -- Where the plugin called the constructor: "plugins/x/init.lua:12:".
 local function position()
   local _, where = pcall(error, "", LEVEL + 1)
-  return type(where) == "string" and where or ""
+  return type(where) == "string" and where:match("^(.-)%s*$") or ""
 end
 
 
@@ -147,7 +147,7 @@ end
 
 
 --- An object with the given fields; unknown fields are refused.
--- @param options table name → schema, or { fields = { name → schema }, about=, optional=, default= }
+-- @param options table name → schema; or { fields = { name → schema }, about=, default= }
 -- @return table
 function schema.record(options)
   local made = make_record(options)

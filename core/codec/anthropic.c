@@ -108,14 +108,15 @@ static void anthropic_inspect(struct dialect_reader *reader, const struct sse_ev
     *info = (struct dialect_info){.class = DIALECT_EVENT_NOISE};
     if (!event->has_data || reader->has_end)
         return;
-    struct skim skim;
+    struct skim local;
     struct skim_spec spec = {.paths = EVENT_PATHS, .path_count = PATH_COUNT, .is_lenient = true};
-    if (skim_whole(&skim, &spec, data) != 0 || skim.root_type != SKIM_OBJECT) {
+    const struct skim *skim = dialect_scan(reader, &spec, data, &local);
+    if (skim == NULL) {
         if (slice_is(event->name, "error"))
             dialect_take_error(reader, data, info);
         return;
     }
-    const struct skim_span *spans = skim.spans;
+    const struct skim_span *spans = skim->spans;
     uint64_t index;
     if (skim_u64(data, &spans[PATH_INDEX], &index) == 0 && index <= UINT32_MAX)
         info->index = (uint32_t)index;
@@ -216,12 +217,25 @@ static bool anthropic_is_error_shape(struct slice body)
 
 // ---- errors out ----
 
+// Types the SDKs know; another dialect's word must not come through as one.
+static bool is_known_type(struct slice type)
+{
+    static const char *const TYPES[] = {
+        "invalid_request_error", "authentication_error", "billing_error", "permission_error",
+        "not_found_error",       "request_too_large",    "api_error",     "rate_limit_error",
+        "overloaded_error",      "timeout_error"};
+    for (size_t i = 0; i < sizeof(TYPES) / sizeof(TYPES[0]); i++)
+        if (slice_is(type, TYPES[i]))
+            return true;
+    return false;
+}
+
 static int anthropic_render_error(const struct dialect_error *error, struct buf *out)
 {
     size_t before = out->len;
     struct json_out json;
     struct slice type = error->type;
-    if (type.len == 0)
+    if (!is_known_type(type))
         type = dialect_error_type(DIALECT_ANTHROPIC, error->status, error->code);
     json_begin(&json, out);
     json_object(&json);

@@ -64,10 +64,18 @@ struct dialect_info {
     struct dialect_error error; // class ERROR: status (best guess), type, code, message in `scratch`
 };
 
+// Prepared scanners, one set per worker: with it an event costs a third. Zeroed before first use;
+// readers of one thread share it.
+struct dialect_scanner {
+    struct skim skims[DIALECT_COUNT];
+    bool is_ready[DIALECT_COUNT];
+};
+
 // Follows one upstream stream or reads one whole body.
 struct dialect_reader {
     const struct dialect *dialect;
     enum dialect_op op;
+    struct dialect_scanner *scanner; // kept; set by the owner after init; NULL: slower, the same
     struct usage_meter meter;
     uint64_t text_bytes;    // decoded bytes of visible output so far (for estimates)
     uint64_t sequence;      // Responses: last sequence_number seen
@@ -155,10 +163,29 @@ int dialect_error_status(struct slice word);
 // The rest is for the dialects' own files.
 
 extern const struct dialect dialect_openai, dialect_responses, dialect_anthropic;
+// openai_chat_emit.c and openai_responses_emit.c.
+int openai_chat_render_error(const struct dialect_error *error, struct buf *out);
+int openai_chat_render_stream_error(const struct dialect_reader *reader,
+                                    const struct dialect_error *error, struct buf *out);
+int openai_chat_emit(struct dialect_writer *writer, const struct event *event, struct buf *out);
+int openai_chat_emit_whole(struct dialect_writer *writer, const struct event *events, size_t count,
+                           struct buf *out);
+int responses_render_error(const struct dialect_error *error, struct buf *out);
+int responses_render_stream_error(const struct dialect_reader *reader,
+                                  const struct dialect_error *error, struct buf *out);
+int responses_emit(struct dialect_writer *writer, const struct event *event, struct buf *out);
+int responses_emit_whole(struct dialect_writer *writer, const struct event *events, size_t count,
+                         struct buf *out);
 
+// The longest length ≤ len that does not cut a UTF-8 character of the text.
+size_t dialect_cut(const char *text, size_t len);
 // Decodes the inside of a JSON string (escapes resolved, lone surrogates to U+FFFD) into out, cut
 // at a character's border so that it fits with its NUL. Gives the length.
 size_t dialect_decode(struct slice inside, char *out, size_t size);
+// Scans an event's data with the dialect's spec, by the reader's scanner or by `local`; NULL when it
+// is no JSON object. The result lives until the next event.
+const struct skim *dialect_scan(struct dialect_reader *reader, const struct skim_spec *spec,
+                                struct slice data, struct skim *local);
 // Length of a string span when decoded; 0 for other types.
 uint64_t dialect_text_bytes(struct slice text, const struct skim_span *span);
 // Copies a non-empty string span, cut to size; leaves out alone otherwise. True when copied.

@@ -8,6 +8,7 @@
 
 #define ERROR_BODY_BYTES (256u << 10)
 #define RETRY_AFTER_MAX_MS 60000
+#define UPLOAD_QUEUE_BYTES (64u << 10) // below it the transport says on_writable
 
 static const char *const FAILURE_CODES[] = {
     [CTX_FAILURE_NONE] = "internal_error",
@@ -274,7 +275,7 @@ void attempt_start(struct exchange *ex)
         buf_free(&ex->body);
         if (ex->fetch && ex->body_complete)
             fetch_write_end(ex->fetch);
-        else if (ex->stream)
+        else if (ex->fetch && ex->stream && fetch_write_queued(ex->fetch) < UPLOAD_QUEUE_BYTES)
             http1_resume_body(ex->stream);
     }
 }
@@ -283,11 +284,12 @@ void attempt_upload(struct exchange *ex, struct slice bytes)
 {
     if (!ex->fetch || bytes.len == 0)
         return;
-    int err = fetch_write(ex->fetch, bytes);
-    if (err == GW_EAGAIN) // taken, but wait for on_writable
-        http1_pause_body(ex->stream);
-    else if (err)
+    if (fetch_write(ex->fetch, bytes) != GW_OK) {
         exchange_fail(ex, 502, "upstream_error", "The upstream did not take the upload.");
+        return;
+    }
+    if (fetch_write_queued(ex->fetch) >= UPLOAD_QUEUE_BYTES && ex->stream)
+        http1_pause_body(ex->stream); // until on_writable
 }
 
 void attempt_cancel(struct exchange *ex, const char *reason)
@@ -429,6 +431,7 @@ void attempt_after_reply(struct exchange *ex, enum script_outcome outcome)
     if (outcome == SCRIPT_RETRY && has_failed && attempt_can_retry(ex)) {
         if (next_candidate(ex) != 0) {
             ex->ctx.attempt = (uint32_t)ex->ctx.attempt_count + 1;
+            ex->ctx.is_denied = false;
             exchange_set_state(ex, EXCHANGE_SELECT);
             exchange_run_hook(ex, SCRIPT_SELECT);
             return;

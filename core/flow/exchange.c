@@ -35,7 +35,8 @@ void exchange_set_state(struct exchange *ex, enum exchange_state state)
 
 static void on_hold_timer(struct loop_timer *timer)
 {
-    struct exchange *ex = list_entry((struct list *)timer, struct exchange, hold_timer.node);
+    struct exchange *ex =
+        (struct exchange *)((char *)timer - offsetof(struct exchange, hold_timer));
     relay_on_silence(ex);
 }
 

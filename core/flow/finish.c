@@ -19,20 +19,24 @@ static void settle_usage(struct exchange *ex)
         return;
     bool is_reported = usage_meter_result(&ex->reader.meter, &ctx->usage);
     bool is_complete = ex->is_success || ex->reader.has_end;
-    if (!is_reported || (!is_complete && usage_completion(&ctx->usage) == 0)) {
-        if (!is_reported)
-            memset(&ctx->usage, 0, sizeof ctx->usage);
-        bool is_model_text = ctx->op != DIALECT_OP_OTHER;
-        if (!is_model_text && !is_reported)
+    if (!is_reported) {
+        if (ctx->op == DIALECT_OP_OTHER)
             return; // images, audio: nothing that bytes could tell
-        if (!is_reported)
-            ctx->usage.input = estimate_input_tokens(ctx->body);
-        ctx->usage.output = estimate_output_tokens(ex->reader.text_bytes);
+        memset(&ctx->usage, 0, sizeof ctx->usage);
+        ctx->usage.input = estimate_input_tokens(ctx->body);
         ctx->usage.flags |= USAGE_ESTIMATED;
-        ctx_flag(ctx, "estimated");
     }
+    // A stream that was cut reports at most a placeholder of its output: what passed is counted.
+    uint64_t counted = estimate_output_tokens(ex->reader.text_bytes);
+    uint64_t reported = usage_completion(&ctx->usage);
     if (!is_complete)
         ctx->usage.flags |= USAGE_PARTIAL;
+    if ((!is_reported || !is_complete) && counted > reported) {
+        ctx->usage.output += counted - reported;
+        ctx->usage.flags |= USAGE_ESTIMATED;
+    }
+    if (ctx->usage.flags & USAGE_ESTIMATED)
+        ctx_flag(ctx, "estimated");
     ctx->has_usage = true;
     if (ex->reader.finish[0] && !ctx->finish_reason.len)
         ctx->finish_reason = arena_copy(ctx->arena, slice_str(ex->reader.finish));

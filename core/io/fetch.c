@@ -5,6 +5,7 @@
 #include "io/fetch.h"
 
 #include "io/transport.h"
+#include "io/transport_tls.h"
 
 #include <arpa/inet.h>
 #include <curl/curl.h>
@@ -39,11 +40,14 @@ int fetch_global_init(void)
 {
     // Writes to a socket that the peer closed, also OpenSSL's, must be errors and not signals.
     signal(SIGPIPE, SIG_IGN);
-    return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : GW_EINTERNAL;
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+        return GW_EINTERNAL;
+    return transport_tls_init();
 }
 
 void fetch_global_cleanup(void)
 {
+    transport_tls_cleanup();
     curl_global_cleanup();
 }
 
@@ -862,6 +866,11 @@ int fetch_write(struct fetch *fetch, struct slice bytes)
         return err == GW_ETOOBIG ? GW_EFULL : err;
     wake_upload(fetch);
     return 0;
+}
+
+size_t fetch_write_queued(const struct fetch *fetch)
+{
+    return fetch->upload.len;
 }
 
 void fetch_write_end(struct fetch *fetch)

@@ -90,6 +90,8 @@ void fetch_resume(struct fetch *fetch);
 // Streamed body: copies into a queue (GW_EFULL above 1 MiB: wait for on_writable).
 GW_MUSTCHECK int fetch_write(struct fetch *fetch, struct slice bytes);
 void fetch_write_end(struct fetch *fetch);
+// Bytes written and not yet taken by the transport; from 64 KiB on, on_writable will come.
+size_t fetch_write_queued(const struct fetch *fetch);
 // Once per process, before threads and after the last fetcher.
 GW_MUSTCHECK int fetch_global_init(void);
 void fetch_global_cleanup(void);

@@ -1,27 +1,12 @@
-// Connections of the HTTP/1.1 server: reading, phases, timers and closing. Everything that may
-// close a connection happens at one of three places, none of them below a handler's callback:
-// a readable event, an expired timer, or the service at the end of the turn. Callbacks only set
-// flags and mark the connection dirty.
+// The HTTP/1.1 server of one worker: its limits, drain and abort, and the life of streams. What
+// moves bytes stands in http1_conn.c.
 #include "io/http1_internal.h"
 
-#include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#define ROUNDS_PER_SERVICE 32
 #define ARENA_FIRST 4096u
-#define FRESH_DRAIN_MS 1000u
 
-static void on_poll(uv_poll_t *poll, int status, int events);
-static void on_timer(struct loop_timer *timer);
-static void on_stall(struct loop_timer *timer);
-static void run_service(struct loop_task *task);
 static void run_free(struct loop_task *task);
-static void conn_close(struct http1_conn *conn, bool with_reset);
-static void conn_fail(struct http1_conn *conn, int err, const char *reason, bool with_reset);
 
 // ---- server
 
@@ -68,7 +53,7 @@ int http1_server_new(struct loop *loop, const struct http1_limits *limits,
     list_init(&server->conns);
     list_init(&server->dirty);
     list_init(&server->freed);
-    loop_task_init(&server->service_task, run_service);
+    loop_task_init(&server->service_task, http1_run_service);
     loop_task_init(&server->free_task, run_free);
     *out = server;
     return 0;
@@ -93,13 +78,6 @@ const struct http1_counters *http1_server_counters(const struct http1_server *se
     return &server->counters;
 }
 
-// True when the kernel holds bytes of the peer that nobody has read.
-static bool has_unread(const struct http1_conn *conn)
-{
-    char byte;
-    return recv(conn->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-}
-
 void http1_server_drain(struct http1_server *server)
 {
     server->is_draining = true;
@@ -112,9 +90,9 @@ void http1_server_drain(struct http1_server *server)
         // A request already on its way is still answered; a connection that never sent one gets
         // a moment to do so, else a client that just connected would see it die.
         if (conn->request_count == 0)
-            loop_timer_start(&conn->timer, FRESH_DRAIN_MS);
-        else if (conn->input.len == 0 && !has_unread(conn))
-            conn_close(conn, false);
+            loop_timer_start(&conn->timer, HTTP1_FRESH_DRAIN_MS);
+        else if (conn->input.len == 0 && !http1_conn_has_unread(conn))
+            http1_conn_close(conn, false);
     }
 }
 
@@ -131,13 +109,13 @@ void http1_server_abort_all(struct http1_server *server, const char *reason)
         if (conn->stream && conn->stream->is_live)
             http1_abort(conn->stream, reason);
         else if (!conn->busy)
-            conn_close(conn, false);
+            http1_conn_close(conn, false);
     }
 }
 
 // ---- streams
 
-static struct http1_stream *stream_new(struct http1_conn *conn)
+struct http1_stream *http1_stream_new(struct http1_conn *conn)
 {
     struct http1_server *server = conn->server;
     struct arena *arena =
@@ -183,7 +161,7 @@ void http1_release(struct http1_stream *stream)
 
 // The memory goes at the end of the turn: whoever still holds the stream in this turn finds it
 // closed, not gone.
-static void stream_close(struct http1_stream *stream, int err, const char *reason)
+void http1_stream_close(struct http1_stream *stream, int err, const char *reason)
 {
     struct http1_server *server = stream->server;
     stream->conn = NULL;
@@ -281,537 +259,5 @@ void http1_abort(struct http1_stream *stream, const char *reason)
     if (conn->busy)
         http1_conn_dirty(conn);
     else
-        conn_fail(conn, GW_ECANCELLED, reason, false);
-}
-
-// ---- connections
-
-int http1_accept_fd(struct http1_server *server, int fd, bool is_unix, const char *peer_ip,
-                    uint32_t listener_tag)
-{
-    int err = GW_EFULL;
-    if (server->counters.open >= server->limits.max_connections)
-        goto refuse;
-    if (!is_unix && !http1_ips_enter(server->ips, peer_ip, server->limits.max_per_ip))
-        goto refuse;
-    struct http1_conn *conn = calloc(1, sizeof *conn);
-    if (!conn || uv_poll_init(loop_uv(server->loop), &conn->poll, fd) != 0) {
-        free(conn);
-        if (!is_unix)
-            http1_ips_leave(server->ips, peer_ip);
-        err = GW_ENOMEM;
-        goto refuse;
-    }
-    if (!is_unix) {
-        int on = 1;
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    }
-    conn->poll.data = conn;
-    conn->server = server;
-    conn->fd = fd;
-    conn->is_unix = is_unix;
-    conn->tag = listener_tag;
-    for (size_t i = 0; peer_ip && peer_ip[i] && i + 1 < sizeof conn->peer_ip; i++)
-        conn->peer_ip[i] = peer_ip[i];
-    buf_init(&conn->input, 0);
-    buf_init(&conn->out, HTTP1_QUEUE_MAX);
-    conn->chunk_at = HTTP1_NO_CHUNK;
-    conn->phase = HTTP1_IDLE;
-    conn->timer_phase = HTTP1_DEAD;
-    loop_timer_init(server->loop, &conn->timer, on_timer);
-    loop_timer_init(server->loop, &conn->stall, on_stall);
-    list_init(&conn->dirty);
-    list_push_back(&server->conns, &conn->node);
-    server->counters.accepted++;
-    server->counters.open++;
-    http1_conn_dirty(conn);
-    return 0;
-refuse:
-    server->counters.refused_limit++;
-    http1_refuse_fd(fd);
-    return err;
-}
-
-void http1_refuse_fd(int fd)
-{
-    static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\n"
-                                 "content-type: text/plain; charset=utf-8\r\n"
-                                 "content-length: 21\r\n"
-                                 "retry-after: 1\r\n"
-                                 "connection: close\r\n\r\n"
-                                 "too many connections\n";
-    char request[4096];
-    (void)send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    (void)shutdown(fd, SHUT_WR);
-    // A close with bytes unread would be a reset, and that overtakes the answer.
-    (void)recv(fd, request, sizeof request, MSG_DONTWAIT);
-    close(fd);
-}
-
-static void free_conn(uv_handle_t *handle)
-{
-    free(handle->data);
-}
-
-// The stream, if any, has been taken out by the caller.
-static void conn_close(struct http1_conn *conn, bool with_reset)
-{
-    if (conn->phase == HTTP1_DEAD)
-        return;
-    gw_require(!conn->busy);
-    struct http1_server *server = conn->server;
-    conn->phase = HTTP1_DEAD;
-    if (conn->stream && !conn->stream->is_live) { // its head was still being read
-        struct http1_stream *stream = conn->stream;
-        conn->stream = NULL;
-        stream_close(stream, 0, "");
-    }
-    gw_require(!conn->stream);
-    loop_timer_stop(&conn->timer);
-    loop_timer_stop(&conn->stall);
-    list_remove(&conn->node);
-    list_remove(&conn->dirty);
-    buf_free(&conn->input);
-    buf_free(&conn->out);
-    if (!conn->is_unix)
-        http1_ips_leave(server->ips, conn->peer_ip);
-    server->counters.closed++;
-    server->counters.open--;
-    if (with_reset) {
-        struct linger linger = {.l_onoff = 1, .l_linger = 0};
-        (void)setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger);
-    }
-    uv_close((uv_handle_t *)&conn->poll, free_conn); // takes the descriptor out of epoll now
-    close(conn->fd);
-}
-
-// Ends the connection under a stream; what is queued is offered to the kernel once, so that the
-// client sees all that came before the cut.
-static void conn_fail(struct http1_conn *conn, int err, const char *reason, bool with_reset)
-{
-    struct http1_stream *stream = conn->stream;
-    bool is_live = stream && stream->is_live;
-    if (is_live && err != GW_ERESET && !with_reset && conn->out.len > 0 &&
-        http1_conn_flush(conn) != 0)
-        with_reset = true;
-    // Without a length the end of the connection would pass for the end of the answer.
-    if (is_live && stream->head_sent && stream->framing == HTTP1_UNTIL_CLOSE)
-        with_reset = true;
-    if (is_live)
-        conn->stream = NULL;
-    conn_close(conn, with_reset);
-    if (is_live)
-        stream_close(stream, err, reason);
-}
-
-void http1_conn_dirty(struct http1_conn *conn)
-{
-    if (list_is_empty(&conn->dirty)) {
-        list_push_back(&conn->server->dirty, &conn->dirty);
-        loop_defer(conn->server->loop, &conn->server->service_task);
-    }
-}
-
-// Answers with a refusal and gives the connection up. The handler, if it had the request, is told.
-static void conn_refuse(struct http1_conn *conn, int status, const char *message)
-{
-    struct http1_stream *stream = conn->stream;
-    int err = status == 413 ? GW_ETOOBIG : status == 408 ? GW_ETIMEOUT : GW_EPROTO;
-    if (status == 408)
-        conn->server->counters.timeouts++;
-    else
-        conn->server->counters.parse_errors++;
-    if (stream && stream->head_sent) {
-        conn->is_discarding = true; // nothing more is parsed
-        stream->is_keep_alive = false;
-        if (!stream->is_ended && !stream->abort_err) {
-            stream->abort_err = err;
-            stream->abort_reason = message;
-        }
-        http1_conn_dirty(conn);
-        return;
-    }
-    if (stream && !stream->is_live)
-        http1_parser_partial(&conn->parser, &stream->request);
-    conn->phase = HTTP1_FLUSH;
-    conn->discard_left = HTTP1_LINGER_BYTES;
-    conn->stream = NULL;
-    if (http1_queue_refusal(conn, stream ? &stream->request : NULL, status, message) != 0)
-        buf_clear(&conn->out);
-    http1_conn_dirty(conn);
-    if (stream)
-        stream_close(stream, err, message);
-}
-
-static bool on_body(void *user, struct slice bytes)
-{
-    struct http1_conn *conn = user;
-    struct http1_stream *stream = conn->stream;
-    if (!stream || stream->is_ended) { // answered already: the rest is dropped
-        if (bytes.len > conn->discard_left) {
-            conn->discard_left = 0;
-            conn->is_discarding = true;
-            return false;
-        }
-        conn->discard_left -= (uint32_t)bytes.len;
-        return true;
-    }
-    stream->received += bytes.len;
-    conn->server->handler->on_body(stream->user, bytes);
-    return !stream->is_paused && !stream->abort_err && !stream->refuse_status;
-}
-
-static void end_body(struct http1_conn *conn)
-{
-    struct http1_stream *stream = conn->stream;
-    if (!stream) { // the answer went out before
-        conn->phase = HTTP1_IDLE;
-        return;
-    }
-    conn->phase = HTTP1_WAIT;
-    stream->expects_continue = false;
-    if (!stream->is_ended && !stream->abort_err && !stream->refuse_status)
-        conn->server->handler->on_complete(stream->user);
-}
-
-static void begin_request(struct http1_conn *conn)
-{
-    struct http1_stream *stream = conn->stream;
-    conn->server->counters.requests++;
-    conn->phase = HTTP1_BODY;
-    conn->discard_left = HTTP1_SKIP_BYTES;
-    stream->is_live = true;
-    conn->server->handler->on_request(stream->user, stream);
-}
-
-static bool may_parse(const struct http1_conn *conn)
-{
-    const struct http1_stream *stream = conn->stream;
-    if (conn->is_discarding)
-        return false;
-    switch (conn->phase) {
-    case HTTP1_IDLE:
-    case HTTP1_HEADING:
-    case HTTP1_SKIP: return true;
-    case HTTP1_BODY:
-        return (!stream->is_paused || stream->is_ended) && !stream->abort_err &&
-               !stream->refuse_status;
-    default: return false;
-    }
-}
-
-// Parses as far as it may; gives how many bytes were used. Never closes the connection.
-static size_t conn_parse(struct http1_conn *conn, const char *data, size_t len)
-{
-    size_t used = 0;
-    conn->busy++;
-    while (may_parse(conn) && (used < len || conn->parser.may_continue)) {
-        if (conn->phase == HTTP1_IDLE) {
-            conn->stream = stream_new(conn);
-            if (!conn->stream) {
-                conn_refuse(conn, 503, "out of memory");
-                break;
-            }
-            // The handler's user stands in for the stream's until on_request sets one.
-            conn->stream->user = conn->server->user;
-            http1_parser_start(&conn->parser, &conn->server->limits, conn->stream->request.arena,
-                               on_body, conn);
-            conn->phase = HTTP1_HEADING;
-            conn->request_count++;
-        }
-        size_t taken;
-        struct http1_stream *stream = conn->stream;
-        // While the rest of an answered request is skipped there is no request to fill in.
-        struct http1_request *request = stream ? &stream->request : NULL;
-        enum http1_parsed event =
-            http1_parser_feed(&conn->parser, data + used, len - used, &taken, request);
-        used += taken;
-        if (event == HTTP1_PARSED_REFUSED ||
-            (event == HTTP1_PARSED_HEAD &&
-             http1_check_head(&conn->parser, request, &stream->expects_continue) != 0)) {
-            if (conn->phase == HTTP1_SKIP)
-                conn->is_discarding = true;
-            else
-                conn_refuse(conn, conn->parser.status, conn->parser.message);
-        } else if (event == HTTP1_PARSED_HEAD) {
-            bool has_body = stream->request.has_body;
-            begin_request(conn);
-            if (!has_body)
-                end_body(conn);
-        } else if (event == HTTP1_PARSED_COMPLETE) {
-            end_body(conn);
-        } else if (event == HTTP1_PARSED_MORE && !conn->parser.may_continue) {
-            break;
-        }
-    }
-    conn->busy--;
-    return used;
-}
-
-static void conn_linger(struct http1_conn *conn)
-{
-    bool is_clean = !conn->is_discarding && conn->input.len == 0 && conn->phase == HTTP1_FLUSH &&
-                    conn->discard_left == 0 && !has_unread(conn);
-    if (is_clean || conn->is_eof || shutdown(conn->fd, SHUT_WR) != 0) {
-        conn_close(conn, false);
-        return;
-    }
-    buf_free(&conn->input);
-    conn->phase = HTTP1_LINGER;
-    conn->discard_left = HTTP1_LINGER_BYTES;
-}
-
-// The answer is flushed: the stream ends, and the connection goes on or closes.
-static void finish_stream(struct http1_conn *conn)
-{
-    struct http1_stream *stream = conn->stream;
-    bool is_complete = conn->phase == HTTP1_WAIT;
-    bool is_kept = stream->is_keep_alive && !conn->server->is_draining && !conn->is_discarding &&
-                   !conn->is_eof;
-    conn->stream = NULL;
-    conn->was_above_high = false;
-    if (is_kept) {
-        conn->phase = is_complete ? HTTP1_IDLE : HTTP1_SKIP;
-    } else {
-        conn->phase = HTTP1_FLUSH;
-        conn->discard_left = is_complete ? 0 : HTTP1_LINGER_BYTES;
-    }
-    stream_close(stream, 0, "answered");
-}
-
-// Chooses what to wait for: called when nothing more can be done in this turn.
-static void conn_update(struct http1_conn *conn)
-{
-    const struct http1_limits *limits = &conn->server->limits;
-    struct http1_stream *stream = conn->stream;
-    bool is_paused = conn->phase == HTTP1_BODY && stream->is_paused && !stream->is_ended;
-    bool reads = false;
-    switch (conn->phase) {
-    case HTTP1_IDLE:
-    case HTTP1_HEADING:
-    case HTTP1_SKIP: reads = true; break;
-    case HTTP1_BODY: reads = !is_paused; break;
-    case HTTP1_WAIT: reads = conn->input.len < limits->pipelined_bytes; break;
-    case HTTP1_FLUSH:
-    case HTTP1_LINGER: reads = conn->discard_left > 0; break;
-    case HTTP1_DEAD: return;
-    }
-    if (conn->is_discarding && conn->discard_left == 0)
-        reads = false;
-    // A timer belongs to one phase of one request; within it only the body's is restarted, on
-    // reading.
-    if (conn->timer_phase != conn->phase || conn->timer_request != conn->request_count) {
-        uint32_t delay = 0;
-        switch (conn->phase) {
-        case HTTP1_IDLE:
-            delay = limits->keep_alive_ms;
-            if (conn->server->is_draining && delay > FRESH_DRAIN_MS)
-                delay = FRESH_DRAIN_MS;
-            break;
-        case HTTP1_HEADING: delay = limits->header_ms; break;
-        case HTTP1_BODY:
-        case HTTP1_SKIP: delay = limits->body_idle_ms; break;
-        case HTTP1_LINGER: delay = limits->linger_ms; break;
-        default: break;
-        }
-        conn->timer_phase = conn->phase;
-        conn->timer_request = conn->request_count;
-        if (delay)
-            loop_timer_start(&conn->timer, delay);
-        else
-            loop_timer_stop(&conn->timer);
-    }
-    if (is_paused)
-        loop_timer_stop(&conn->timer);
-    else if (conn->phase == HTTP1_BODY && !loop_timer_is_running(&conn->timer))
-        loop_timer_start(&conn->timer, limits->body_idle_ms);
-    if (conn->out.len > 0 && !loop_timer_is_running(&conn->stall))
-        loop_timer_start(&conn->stall, limits->write_stall_ms);
-
-    int mask = conn->out.len > 0 ? UV_WRITABLE : 0;
-    if (!conn->is_eof)
-        mask |= reads ? UV_READABLE : UV_DISCONNECT;
-    if (mask == conn->mask)
-        return;
-    conn->mask = mask;
-    int err = mask ? uv_poll_start(&conn->poll, mask, on_poll) : uv_poll_stop(&conn->poll);
-    if (gw_unexpected(err != 0))
-        conn_fail(conn, GW_EINTERNAL, "polling failed", true);
-}
-
-static bool service_once(struct http1_conn *conn)
-{
-    if (conn->phase == HTTP1_DEAD)
-        return false;
-    struct http1_stream *stream = conn->stream;
-    if (stream && stream->abort_err) {
-        conn_fail(conn, stream->abort_err, stream->abort_reason, false);
-        return false;
-    }
-    if (stream && stream->refuse_status) {
-        int status = stream->refuse_status;
-        stream->refuse_status = 0;
-        conn_refuse(conn, status, stream->refuse_message);
-        return true;
-    }
-    if (stream && stream->expects_continue && conn->phase == HTTP1_BODY && !stream->is_paused) {
-        stream->expects_continue = false;
-        if (http1_queue_continue(conn) != 0) {
-            conn_fail(conn, GW_ENOMEM, "out of memory", false);
-            return false;
-        }
-    }
-    if (conn->out.len > 0 && http1_conn_flush(conn) != 0) {
-        conn_fail(conn, GW_ERESET, "client disconnected", false);
-        return false;
-    }
-    if (stream && conn->was_above_high && conn->out.len < conn->server->limits.low_water_bytes) {
-        conn->was_above_high = false;
-        if (!stream->is_ended) {
-            conn->busy++;
-            conn->server->handler->on_writable(stream->user);
-            conn->busy--;
-            if (stream->abort_err)
-                return true;
-        }
-    }
-    if (conn->out.len == 0 && stream && stream->is_ended) {
-        finish_stream(conn); // on_close may have closed this connection too (abort_all, drain)
-        if (conn->phase == HTTP1_DEAD)
-            return false;
-    }
-    if (conn->out.len == 0 && conn->phase == HTTP1_FLUSH) {
-        conn_linger(conn);
-        return false;
-    }
-    if (conn->phase == HTTP1_SKIP && conn->is_discarding) {
-        conn->phase = HTTP1_FLUSH;
-        return true;
-    }
-    if (may_parse(conn) && (conn->input.len > 0 || conn->parser.may_continue)) {
-        size_t before = conn->input.len;
-        bool may_continue = conn->parser.may_continue;
-        size_t used = conn_parse(conn, buf_slice(&conn->input).ptr, conn->input.len);
-        buf_consume(&conn->input, used);
-        if (conn->input.len == 0)
-            buf_free(&conn->input);
-        return used > 0 || (may_continue && !conn->parser.may_continue) || before == 0;
-    }
-    return false;
-}
-
-static void run_service(struct loop_task *task)
-{
-    struct http1_server *server = list_entry(task, struct http1_server, service_task);
-    struct list batch, *node;
-    list_init(&batch);
-    list_insert_before(&server->dirty, &batch);
-    list_remove(&server->dirty);
-    while ((node = list_pop_front(&batch))) {
-        struct http1_conn *conn = list_entry(node, struct http1_conn, dirty);
-        int rounds = 0;
-        while (service_once(conn) && ++rounds < ROUNDS_PER_SERVICE)
-            continue;
-        if (rounds == ROUNDS_PER_SERVICE)
-            http1_conn_dirty(conn); // others first
-        if (conn->phase != HTTP1_DEAD)
-            conn_update(conn);
-    }
-}
-
-// ---- events
-
-static void on_eof(struct http1_conn *conn)
-{
-    conn->is_eof = true;
-    struct http1_stream *stream = conn->stream;
-    if (stream && stream->is_live && !stream->is_ended) {
-        conn_fail(conn, GW_ERESET, "client disconnected", false);
-        return;
-    }
-    // An answer that is complete, or a refusal, is still offered to a half-closed client.
-    if ((stream && stream->is_live) || conn->phase == HTTP1_FLUSH)
-        http1_conn_dirty(conn);
-    else
-        conn_close(conn, false);
-}
-
-static void on_readable(struct http1_conn *conn)
-{
-    struct http1_server *server = conn->server;
-    ssize_t got = recv(conn->fd, server->read_buf, HTTP1_READ_BYTES, 0);
-    if (got < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
-            conn_fail(conn, GW_ERESET, "client disconnected", false);
-        return;
-    }
-    if (got == 0) {
-        on_eof(conn);
-        return;
-    }
-    server->counters.bytes_in += (uint64_t)got;
-    http1_conn_dirty(conn);
-    if (conn->phase == HTTP1_FLUSH || conn->phase == HTTP1_LINGER || conn->is_discarding) {
-        uint32_t dropped = (size_t)got < conn->discard_left ? (uint32_t)got : conn->discard_left;
-        conn->discard_left -= dropped;
-        return;
-    }
-    if ((conn->phase == HTTP1_BODY || conn->phase == HTTP1_SKIP) &&
-        loop_timer_is_running(&conn->timer))
-        loop_timer_start(&conn->timer, server->limits.body_idle_ms);
-    size_t used = 0;
-    if (conn->input.len == 0)
-        used = conn_parse(conn, server->read_buf, (size_t)got);
-    if (used < (size_t)got && conn->phase != HTTP1_FLUSH && !conn->is_discarding &&
-        buf_append(&conn->input, slice_of(server->read_buf + used, (size_t)got - used)) != 0)
-        conn_fail(conn, GW_ENOMEM, "out of memory", true);
-}
-
-static void on_poll(uv_poll_t *poll, int status, int events)
-{
-    struct http1_conn *conn = poll->data;
-    if (status < 0) {
-        conn->mask = 0;
-        conn_fail(conn, GW_ERESET, "client disconnected", false);
-        return;
-    }
-    if (events & UV_WRITABLE)
-        http1_conn_dirty(conn);
-    if (events & UV_READABLE)
-        on_readable(conn);
-    else if (events & UV_DISCONNECT)
-        on_eof(conn);
-}
-
-static void on_timer(struct loop_timer *timer)
-{
-    struct http1_conn *conn = list_entry(timer, struct http1_conn, timer);
-    switch (conn->phase) {
-    case HTTP1_HEADING:
-        if (conn->parser.is_started)
-            conn_refuse(conn, 408, "the request head took too long");
-        else
-            conn_close(conn, false); // nothing but an empty line
-        break;
-    case HTTP1_BODY:
-        if (conn->stream->is_ended)
-            conn_fail(conn, GW_ETIMEOUT, "the request body stalled", false);
-        else
-            conn_refuse(conn, 408, "the request body stalled");
-        break;
-    case HTTP1_IDLE:
-    case HTTP1_SKIP:
-    case HTTP1_LINGER: conn_close(conn, false); break;
-    default: break;
-    }
-}
-
-static void on_stall(struct loop_timer *timer)
-{
-    struct http1_conn *conn = list_entry(timer, struct http1_conn, stall);
-    if (conn->out.len == 0)
-        return;
-    conn->server->counters.timeouts++;
-    // A reset, so that the kernel's buffer goes too.
-    conn_fail(conn, GW_ETIMEOUT, "client stopped reading", true);
+        http1_conn_fail(conn, GW_ECANCELLED, reason, false);
 }

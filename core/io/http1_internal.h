@@ -1,7 +1,8 @@
 #pragma once
-// What the parts of the HTTP/1.1 server share; nobody else includes this. http1.c owns the
-// connections and their phases, http1_parse.c the incremental parser, http1_check.c the rules for a
-// complete head, http1_write.c answers and the queue, http1_ips.c the table of peers.
+// What the parts of the HTTP/1.1 server share; nobody else includes this. http1.c is the server and
+// its streams, http1_conn.c the connections and their phases, http1_parse.c the incremental parser,
+// http1_check.c the rules for a complete head, http1_write.c answers and the queue, http1_ips.c the
+// table of peers.
 //
 // One connection, seen from its phase:
 //
@@ -87,6 +88,7 @@ enum http1_framing { HTTP1_NO_BODY, HTTP1_LENGTH, HTTP1_CHUNKED, HTTP1_UNTIL_CLO
 #define HTTP1_SKIP_BYTES (64u * 1024u)
 #define HTTP1_QUEUE_MAX (64u * 1024u * 1024u)
 #define HTTP1_ARENA_POOL 64
+#define HTTP1_FRESH_DRAIN_MS 1000u // for a connection that never sent a request
 
 struct http1_conn {
     struct http1_server *server;
@@ -148,7 +150,19 @@ struct http1_server {
     bool is_draining;
 };
 
+// http1.c
+struct http1_stream *http1_stream_new(struct http1_conn *conn); // NULL: no memory
+// Calls on_close when the handler knows the stream; the caller has taken it off its connection.
+void http1_stream_close(struct http1_stream *stream, int err, const char *reason);
+
+// http1_conn.c
+void http1_run_service(struct loop_task *task);
 void http1_conn_dirty(struct http1_conn *conn);
+void http1_conn_close(struct http1_conn *conn, bool with_reset);
+void http1_conn_fail(struct http1_conn *conn, int err, const char *reason, bool with_reset);
+bool http1_conn_has_unread(const struct http1_conn *conn);
+
+// http1_write.c
 // Sends what is queued, once. 0, or GW_ERESET when the peer is gone.
 GW_MUSTCHECK int http1_conn_flush(struct http1_conn *conn);
 // Queues the refusal's head and body. GW_ENOMEM.

@@ -65,6 +65,14 @@ static int on_request(void *user, char *peer_ip, char *local_ip, int peer_port, 
                                                                              : CURL_PREREQFUNC_OK;
 }
 
+static CURLcode on_ssl_context(CURL *easy, void *context, void *user)
+{
+    struct transfer *transfer = user;
+    (void)easy;
+    transport_tls_prepare(context, transfer->lane->origin->store);
+    return CURLE_OK;
+}
+
 // ---- handles
 
 static CURLcode set_constants(CURL *easy, struct transfer *transfer)
@@ -109,6 +117,12 @@ static CURLcode set_constants(CURL *easy, struct transfer *transfer)
     SET(CURLOPT_TCP_KEEPALIVE, 1L);
     SET(CURLOPT_SSL_VERIFYPEER, 1L);
     SET(CURLOPT_SSL_VERIFYHOST, 2L);
+    // The store comes from on_ssl_context; libcurl must neither read nor cache one.
+    SET(CURLOPT_CAINFO, NULL);
+    SET(CURLOPT_CAPATH, NULL);
+    SET(CURLOPT_CA_CACHE_TIMEOUT, 0L);
+    SET(CURLOPT_SSL_CTX_FUNCTION, on_ssl_context);
+    SET(CURLOPT_SSL_CTX_DATA, transfer);
     SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     SET(CURLOPT_CONNECTTIMEOUT_MS, 86400000L); // fetch.c's timers are the ones that count
     SET(CURLOPT_TIMEOUT_MS, 0L);
@@ -221,12 +235,6 @@ static CURLcode set_method(struct transfer *transfer, const struct fetch *fetch)
     return code;
 }
 
-static const char *system_ca_file(void)
-{
-    const curl_version_info_data *version = curl_version_info(CURLVERSION_NOW);
-    return version->age >= CURLVERSION_SEVENTH ? version->cainfo : NULL;
-}
-
 static CURLcode set_request(struct transfer *transfer, const struct fetch *fetch,
                             struct curl_slist *headers, struct curl_slist *resolve)
 {
@@ -240,10 +248,6 @@ static CURLcode set_request(struct transfer *transfer, const struct fetch *fetch
         SET(CURLOPT_PROXY, fetch->proxy ? fetch->proxy : "");
         SET(CURLOPT_HTTPPROXYTUNNEL, 0L);
         transfer->has_proxy = fetch->proxy != NULL;
-    }
-    if (fetch->ca_file != NULL || transfer->has_ca_file) {
-        SET(CURLOPT_CAINFO, fetch->ca_file ? fetch->ca_file : system_ca_file());
-        transfer->has_ca_file = fetch->ca_file != NULL;
     }
     return code;
 }

@@ -12,6 +12,7 @@
 #include "base/list.h"
 #include "base/map.h"
 #include "io/transport.h"
+#include "io/transport_tls.h"
 #include <curl/curl.h>
 #include <uv.h>
 
@@ -49,6 +50,7 @@ struct origin {
     size_t lane_count;
     struct url_ref *urls[ORIGIN_URLS]; // the last ones, parsed
     unsigned next_url;
+    X509_STORE *store; // for https
     size_t key_len;
     char key[];
 };
@@ -94,8 +96,8 @@ struct transfer {
     struct list socks;
     unsigned request_count, restart_count;
     bool is_new, has_opened, is_connecting;
-    bool must_restart; // the pooled connection was bad and nothing was written
-    bool has_custom_method, has_proxy, has_ca_file; // options that differ from the pooled state
+    bool must_restart;                 // the pooled connection was bad and nothing was written
+    bool has_custom_method, has_proxy; // options that differ from the pooled state
     char error[CURL_ERROR_SIZE];
 };
 

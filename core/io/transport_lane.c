@@ -88,13 +88,28 @@ static void on_sock_closed(uv_handle_t *handle)
     free(list_entry(handle, struct sock, poll));
 }
 
+// The descriptor is closed, or about to be. The table may already name another.
+static void sock_forget(struct sock *sock)
+{
+    struct curl_transport *transport = sock->lane->transport;
+    if (sock_find(transport, sock->fd) == sock)
+        transport->socks[sock->fd] = NULL;
+    if (sock->transfer == NULL && !sock->is_dead) {
+        sock->lane->idle_count--;
+        transport->idle_count--;
+    }
+    list_remove(&sock->node);
+    uv_poll_stop(&sock->poll);
+    uv_close((uv_handle_t *)&sock->poll, on_sock_closed);
+}
+
 curl_socket_t sock_open(void *user, curlsocktype purpose, struct curl_sockaddr *address)
 {
     struct transfer *transfer = user;
     (void)purpose;
     if (transfer->fetch == NULL || !fetch_may_connect(transfer->fetch, &address->addr))
         return CURL_SOCKET_BAD;
-    struct sock *sock = calloc(1, sizeof *sock);
+    struct sock *sock = calloc(1, sizeof *sock), *old;
     int fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK,
                     address->protocol);
     if (sock == NULL || fd < 0) {
@@ -105,6 +120,9 @@ curl_socket_t sock_open(void *user, curlsocktype purpose, struct curl_sockaddr *
             close(fd);
         return CURL_SOCKET_BAD;
     }
+    // libcurl 7.88 to 8.2 closes sockets that never connected without telling (curl#11439).
+    if ((old = sock_find(transfer->transport, fd)) != NULL)
+        sock_forget(old);
     sock->fd = fd;
     sock->lane = transfer->lane;
     sock->transfer = transfer;
@@ -129,16 +147,8 @@ int sock_close(void *user, curl_socket_t fd)
 {
     struct curl_transport *transport = user;
     struct sock *sock = sock_find(transport, fd);
-    if (sock != NULL) {
-        transport->socks[fd] = NULL;
-        if (sock->transfer == NULL && !sock->is_dead) {
-            sock->lane->idle_count--;
-            transport->idle_count--;
-        }
-        list_remove(&sock->node);
-        uv_poll_stop(&sock->poll);
-        uv_close((uv_handle_t *)&sock->poll, on_sock_closed);
-    }
+    if (sock != NULL)
+        sock_forget(sock);
     return close(fd);
 }
 
@@ -179,7 +189,7 @@ static void sock_die(struct sock *sock)
     sock->local_port = 0;
     lane->idle_count--;
     lane->transport->idle_count--;
-    dup3(lane->transport->dead_fd, sock->fd, O_CLOEXEC);
+    (void)dup3(lane->transport->dead_fd, sock->fd, O_CLOEXEC);
     if (lane->in_flight == 0 && lane->idle_count == 0)
         lane_retire(lane);
 }
@@ -201,8 +211,8 @@ int sock_take(struct transfer *transfer, int local_port)
     list_each(node, &transfer->socks)
     {
         struct sock *sock = list_entry(node, struct sock, node);
-        if (sock->local_port == 0)
-            sock->local_port = read_local_port(sock->fd);
+        if (sock->local_port == 0 && read_local_port(sock->fd) == local_port)
+            sock->local_port = local_port;
     }
     if (transfer->has_opened)
         return 0;
@@ -364,10 +374,15 @@ static int get_origin(struct curl_transport *transport, const struct fetch *fetc
         origin->transport = transport;
         list_init(&origin->open);
         list_init(&origin->full);
+        if (fetch->url.is_tls && (origin->store = transport_tls_store(fetch->ca_file)) == NULL) {
+            free(origin);
+            return GW_ETLS;
+        }
         origin->key_len = len;
         memcpy(origin->key, key, len);
         int err = map_put(transport->origins, slice_of(key, len), origin, NULL);
         if (err) {
+            X509_STORE_free(origin->store);
             free(origin);
             return err;
         }
@@ -417,6 +432,7 @@ static void free_origin(struct origin *origin)
     map_take(origin->transport->origins, slice_of(origin->key, origin->key_len));
     for (size_t i = 0; i < ORIGIN_URLS; i++)
         url_ref_release(origin->urls[i]);
+    X509_STORE_free(origin->store);
     free(origin);
 }
 
@@ -580,8 +596,13 @@ void lane_remove(struct lane *lane, struct transfer *transfer)
 {
     curl_multi_remove_handle(lane->multi, transfer->easy);
     transfer_settle(transfer);
-    while (!list_is_empty(&transfer->socks))
-        sock_detach(list_entry(transfer->socks.next, struct sock, node));
+    while (!list_is_empty(&transfer->socks)) {
+        struct sock *sock = list_entry(transfer->socks.next, struct sock, node);
+        if (sock->local_port == 0)
+            sock_forget(sock); // never connected, so closed: see sock_open
+        else
+            sock_detach(sock);
+    }
     list_remove(&transfer->node);
     lane->in_flight--;
     lane->idle_since_ms = loop_now_ms(lane->transport->loop);

@@ -12,7 +12,6 @@
 #define CANCEL_INSTRUCTIONS 100000 // about 1 ms
 
 static void end_coroutine(struct coroutine *co, int status);
-void co_lock_release(struct coroutine *co); // gw_async.c
 
 struct coroutine *co_running(lua_State *L)
 {

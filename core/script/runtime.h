@@ -50,6 +50,7 @@ struct script_generation {
     struct list bound;    // ctx.script_node of exchanges
     struct list live;     // coroutines that run or wait
     struct list idle;     // pooled ones
+    struct list spawned;  // functions of gw.spawn that have not begun
     size_t idle_count, live_count;
     struct plugin_rt *direct; // whose price or delta hook, init or close runs
     int emit_list_ref;        // function that emits a list of events
@@ -63,6 +64,7 @@ struct script {
     size_t old_count;
     uint64_t next_number;
     size_t jobs; // store jobs in flight that hold memory of ours
+    struct list waits; // theirs
     int metric_errors;
     struct map *routes; // name → struct script_route: outlive generations, so that flow may keep
                         // a pointer over a flip
@@ -117,6 +119,13 @@ void gw_open_tools(struct plugin_rt *plugin, lua_State *L);   // kv, crypto, sec
 void gw_open_process(struct plugin_rt *plugin, lua_State *L); // process, conf, plugins
 // Raises "gw.X needs … in `needs`".
 int gw_refuse(lua_State *L, const char *function, const char *need);
+
+// ---- gw_async.c
+void spawn_drop_all(struct script_generation *generation);
+void co_lock_release(struct coroutine *co);
+
+// ---- gw_store.c
+void store_waits_orphan(struct script *script);
 
 // ---- hook.c
 void hook_cancel(struct ctx *ctx);

@@ -176,6 +176,7 @@ static int build_generation(struct script *script, struct plugin_set *set, struc
     list_init(&generation->bound);
     list_init(&generation->live);
     list_init(&generation->idle);
+    list_init(&generation->spawned);
     size_t count = plugin_set_count(set);
     generation->plugins = calloc(count ? count : 1, sizeof *generation->plugins);
     int err = generation->plugins ? 0 : GW_ENOMEM;
@@ -214,6 +215,7 @@ static void free_generation(struct script_generation *generation)
     task_list_stop(generation);
     free(generation->tasks);
     if (generation->env) {
+        spawn_drop_all(generation);
         co_drop_all(generation);
         for (size_t i = 0; i < generation->plugin_count; i++) {
             struct plugin_rt *plugin = &generation->plugins[i];
@@ -225,7 +227,7 @@ static void free_generation(struct script_generation *generation)
                 plugin_fault(plugin, "close", slice_str(error));
             generation->direct = NULL;
         }
-        co_drop_all(generation); // what close spawned
+        spawn_drop_all(generation); // what close spawned
     }
     route_table_free(generation->routes);
     lua_env_free(generation->env);
@@ -243,6 +245,7 @@ int script_new(const struct script_options *options, struct script **out)
         return GW_ENOMEM;
     script->options = *options;
     list_init(&script->old);
+    list_init(&script->waits);
     script->routes = map_new();
     if (!script->routes) {
         free(script);
@@ -274,6 +277,7 @@ void script_free(struct script *script)
         if (script->jobs > 0)
             usleep(1000);
     }
+    store_waits_orphan(script);
     route_names_free(script);
     free(script);
 }
@@ -349,7 +353,8 @@ void script_turn_end(struct script *script)
     list_each_safe(node, next, &script->old)
     {
         struct script_generation *generation = list_entry(node, struct script_generation, node);
-        if (list_is_empty(&generation->bound) && list_is_empty(&generation->live)) {
+        if (list_is_empty(&generation->bound) && list_is_empty(&generation->live) &&
+            list_is_empty(&generation->spawned)) {
             list_remove(node);
             script->old_count--;
             free_generation(generation);

@@ -373,6 +373,7 @@ static struct cell *cell_of(struct stats_shard *shard, int number, const struct 
     if (count != metric->label_count)
         return NULL;
     char bytes[KEY_MAX];
+    bytes[0] = '\0';
     struct slice key = slice_of(bytes, 0);
     for (size_t i = 0; i < count; i++)
         key.len += put_value(bytes + key.len, values[i]);

@@ -26,7 +26,7 @@ enum store_lane {
     STORE_READ_HOOK,  // main.db, short reads asked by hooks
     STORE_READ_ADMIN, // main.db, routes and CLI
     STORE_WRITE,      // main.db
-    STORE_READ_LOGS,  // logs.db
+    STORE_READ_LOGS,  // logs.db, with main.db attached as `state`
     STORE_WRITE_LOGS, // logs.db (retention)
 };
 
@@ -49,14 +49,20 @@ struct store_options {
     struct fernet *fernet;      // borrowed for the store's life
     struct epoch *epoch;        // borrowed
     const char *migrations_dir; // "schema"
-    bool is_tool;               // command line verb: no lease needed to read status
+    // A command line verb: takes no lease. When a gateway runs, it opens for reading only: no
+    // journal (store_journal gives NULL), writes are GW_EBUSY.
+    bool is_tool;
 };
 GW_MUSTCHECK int store_open(const struct store_options *options, struct store **out, char *error,
                             size_t error_size);
 // Drains lanes, journal and applier; hands the lease back.
 void store_close(struct store *store);
 // Any thread. GW_EFULL: lane's queue is full; the caller keeps the job.
+// GW_EBUSY: a write while another process owns the files; GW_ECANCELLED: closing.
 GW_MUSTCHECK int store_submit(struct store *store, struct store_job *job);
+// Runs a job and waits for it (start, close, tools; never on a worker or a lane).
+GW_MUSTCHECK int store_run(struct store *store, enum store_lane lane,
+                           int (*run)(struct db *db, struct store_job *job));
 
 struct catalogue_ref *store_catalogue(struct store *store);
 struct directory *store_directory(struct store *store);
@@ -77,6 +83,10 @@ struct migration_status {
 };
 GW_MUSTCHECK int store_migration_status(struct store *store, struct arena *arena,
                                         struct migration_status **out, size_t *count);
+// The same without opening a store: files that do not exist count as not migrated.
+GW_MUSTCHECK int store_peek_migrations(const struct conf *conf, const char *migrations_dir,
+                                       struct arena *arena, struct migration_status **out,
+                                       size_t *count, char *error, size_t error_size);
 // Plugin migrations: only tables named p_<plugin>_*. Synchronous: call at start or on a helper
 // thread, never on a worker.
 GW_MUSTCHECK int store_migrate_plugin(struct store *store, struct slice plugin, const char *dir,

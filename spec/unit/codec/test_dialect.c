@@ -206,6 +206,10 @@ START_TEST(test_render_error_whole)
         "{\"type\":\"error\",\"error\":{\"type\":\"not_found_error\",\"message\":"
         "\"No \\\"such\\\"\\nmodel.\",\"details\":{\"error_code\":\"model_not_found\"}},"
         "\"request_id\":\"req_1\"}");
+    struct dialect_error foreign = {.status = 500, .type = SLICE_LIT("server_error")};
+    buf_clear(&out);
+    ck_assert_int_eq(dialect_anthropic.render_error(&foreign, &out), 0);
+    ck_assert_int_ge(slice_find(buf_slice(&out), SLICE_LIT("\"api_error\"")), 0);
     // What we render, we take for our own.
     ck_assert(dialect_anthropic.is_error_shape(buf_slice(&out)));
 }
@@ -835,6 +839,32 @@ START_TEST(test_long_names_are_cut_safely)
 }
 END_TEST
 
+START_TEST(test_other_calls_of_openai)
+{
+    struct dialect_reader reader;
+    struct dialect_info info;
+    struct usage usage;
+    struct sse_event event = {
+        .has_data = true,
+        .data = SLICE_LIT("{\"type\":\"transcript.text.done\",\"text\":\"x\",\"usage\":{"
+                          "\"input_tokens\":14,\"input_token_details\":{\"audio_tokens\":12},"
+                          "\"output_tokens\":3,\"total_tokens\":17}}")};
+    dialect_reader_init(&reader, DIALECT_OPENAI, DIALECT_OP_OTHER);
+    dialect_openai.inspect(&reader, &event, &info);
+    ck_assert_int_eq(info.class, DIALECT_EVENT_CONTENT);
+    ck_assert(usage_meter_result(&reader.meter, &usage));
+    ck_assert_uint_eq(usage.input, 2);
+    ck_assert_uint_eq(usage.audio_in, 12);
+    ck_assert_uint_eq(usage.output, 3);
+    ck_assert(dialect_openai.may_end(&reader));
+    // The same in a chat stream is nothing we know.
+    dialect_reader_init(&reader, DIALECT_OPENAI, DIALECT_OP_CHAT);
+    dialect_openai.inspect(&reader, &event, &info);
+    ck_assert_int_eq(info.class, DIALECT_EVENT_NOISE);
+    ck_assert(!dialect_openai.may_end(&reader));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("dialect");
@@ -858,6 +888,7 @@ int main(void)
     tcase_add_test(tcase, test_emit_errors_end_the_stream);
     tcase_add_test(tcase, test_emit_refuses_what_a_call_cannot_carry);
     tcase_add_test(tcase, test_emit_is_all_or_nothing);
+    tcase_add_test(tcase, test_other_calls_of_openai);
     tcase_add_test(tcase, test_names);
     tcase_add_test(tcase, test_long_names_are_cut_safely);
     suite_add_tcase(suite, tcase);

@@ -357,8 +357,20 @@ static struct peer *kit_warm(void)
     return peer;
 }
 
+// Descriptors of this process: every test ends with as many as it began with.
+static int kit_count_fds(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        count += fcntl(fd, F_GETFD) >= 0;
+    return count;
+}
+
+static int kit_fds;
+
 static void kit_set_up(void)
 {
+    kit_fds = kit_count_fds();
     kit_lookups = 0;
     kit_lookup_delay_ms = 0;
     kit_address = "127.0.0.1";
@@ -374,4 +386,8 @@ static void kit_tear_down(void)
     loop_free(kit_loop);
     resolver_free(kit_resolver);
     close(kit_listener);
+    static bool is_later; // the first test opens what stays open in the libraries
+    if (is_later)
+        ck_assert_int_eq(kit_count_fds(), kit_fds);
+    is_later = true;
 }

@@ -1,5 +1,9 @@
 #include "fetch_kit.h"
 
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+
 // ---- plain exchanges
 
 START_TEST(test_get)
@@ -828,10 +832,10 @@ START_TEST(test_pause_bounds_memory)
     kit_start(&result, &request);
     struct peer *peer = kit_accept();
     kit_request(peer);
-    int small = 16384;
+    int small = 262144;
     setsockopt(peer->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
     result.pause_all = true;
-    kit_say(peer, "HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n");
+    kit_say(peer, "HTTP/1.1 200 OK\r\nContent-Length: 25165824\r\n\r\n");
     static char block[65536];
     size_t sent = 0;
     int stalls = 0;
@@ -848,8 +852,8 @@ START_TEST(test_pause_bounds_memory)
     ck_assert(!loop_turn(kit_loop));           // and no spinning
     result.pause_all = false;
     fetch_resume(result.fetch);
-    while (sent < 67108864) {
-        size_t len = 67108864 - sent < sizeof block ? 67108864 - sent : sizeof block;
+    while (sent < 25165824) {
+        size_t len = 25165824 - sent < sizeof block ? 25165824 - sent : sizeof block;
         ssize_t wrote = send(peer->fd, block, len, MSG_DONTWAIT);
         if (wrote > 0)
             sent += (size_t)wrote;
@@ -857,7 +861,7 @@ START_TEST(test_pause_bounds_memory)
     }
     KIT_UNTIL(result.dones);
     ck_assert_int_eq(result.err, 0);
-    ck_assert_uint_eq(result.body.len, 67108864);
+    ck_assert_uint_eq(result.body.len, 25165824);
     kit_end(&result);
     kit_close(peer);
 }
@@ -1161,10 +1165,197 @@ START_TEST(test_proxy)
 }
 END_TEST
 
+// ---- TLS
+
+static EVP_PKEY *tls_key;
+static X509 *tls_cert;
+static char tls_ca_path[] = "/tmp/moongate-test-ca-XXXXXX";
+
+// Self-signed, for the name upstream.test only.
+static void make_certificate(void)
+{
+    tls_key = EVP_EC_gen("P-256");
+    tls_cert = X509_new();
+    X509_set_version(tls_cert, 2);
+    ASN1_INTEGER_set(X509_get_serialNumber(tls_cert), 1);
+    X509_gmtime_adj(X509_getm_notBefore(tls_cert), -3600);
+    X509_gmtime_adj(X509_getm_notAfter(tls_cert), 3600);
+    X509_NAME *name = X509_get_subject_name(tls_cert);
+    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, (const unsigned char *)"test", -1, -1, 0);
+    X509_set_issuer_name(tls_cert, name);
+    X509_set_pubkey(tls_cert, tls_key);
+    X509_EXTENSION *names =
+        X509V3_EXT_conf_nid(NULL, NULL, NID_subject_alt_name, "DNS:upstream.test");
+    X509_add_ext(tls_cert, names, -1);
+    X509_EXTENSION_free(names);
+    X509_sign(tls_cert, tls_key, EVP_sha256());
+    int fd = mkstemp(tls_ca_path);
+    FILE *file = fdopen(fd, "w");
+    PEM_write_X509(file, tls_cert);
+    fclose(file);
+}
+
+static void drop_certificate(void)
+{
+    unlink(tls_ca_path);
+    X509_free(tls_cert);
+    EVP_PKEY_free(tls_key);
+}
+
+static SSL_CTX *tls_context(int min, int max)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+    SSL_CTX_set_min_proto_version(context, min);
+    SSL_CTX_set_max_proto_version(context, max);
+    SSL_CTX_set_security_level(context, 0);
+    ck_assert_int_eq(SSL_CTX_use_certificate(context, tls_cert), 1);
+    ck_assert_int_eq(SSL_CTX_use_PrivateKey(context, tls_key), 1);
+    return context;
+}
+
+static SSL *tls_accept(SSL_CTX *context, struct peer *peer)
+{
+    SSL *ssl = SSL_new(context);
+    fcntl(peer->fd, F_SETFL, O_NONBLOCK);
+    SSL_set_fd(ssl, peer->fd);
+    SSL_set_accept_state(ssl);
+    return ssl;
+}
+
+static bool tls_is_ready(SSL *ssl)
+{
+    return SSL_do_handshake(ssl) == 1;
+}
+
+static bool tls_has_request(SSL *ssl, struct peer *peer)
+{
+    int got = SSL_read(ssl, peer->in + peer->len, (int)(sizeof peer->in - 1 - peer->len));
+    if (got > 0)
+        peer->len += (size_t)got;
+    peer->in[peer->len] = '\0';
+    return strstr(peer->in, "\r\n\r\n") != NULL;
+}
+
+START_TEST(test_tls)
+{
+    static const struct {
+        const char *host;
+        bool has_ca;
+        int max, err;
+    } cases[] = {
+        {"upstream.test", true, TLS1_3_VERSION, 0},
+        {"upstream.test", true, TLS1_2_VERSION, 0},
+        {"upstream.test", false, TLS1_3_VERSION, GW_ETLS}, // self-signed
+        {"other.test", true, TLS1_3_VERSION, GW_ETLS},     // not its name
+        {"127.0.0.1", true, TLS1_3_VERSION, GW_ETLS},
+        {"upstream.test", true, TLS1_1_VERSION, GW_ETLS}, // too old
+    };
+    char url[128];
+    snprintf(url, sizeof url, "https://%s:%u/x", cases[_i].host, kit_port);
+    struct result result;
+    struct fetch_request request = kit_get("/");
+    request.url = slice_str(url);
+    request.ca_file = cases[_i].has_ca ? tls_ca_path : NULL;
+    SSL_CTX *context = tls_context(TLS1_VERSION, cases[_i].max);
+    kit_start(&result, &request);
+    struct peer *peer = kit_accept();
+    SSL *ssl = tls_accept(context, peer);
+    if (cases[_i].err == 0) {
+        KIT_UNTIL(tls_is_ready(ssl));
+        for (int round = 0; round < 3; round++) { // a late ticket or a reuse changes nothing
+            if (round > 0)
+                kit_start(&result, &request);
+            peer->len = 0;
+            KIT_UNTIL(tls_has_request(ssl, peer));
+            const char *answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            SSL_write(ssl, answer, (int)strlen(answer));
+            KIT_UNTIL(result.dones);
+            ck_assert_msg(result.err == 0, "%s", result.info.detail);
+            ck_assert_int_eq(result.info.is_reused, round > 0);
+            ck_assert(kit_body_is(&result, "ok"));
+            kit_end(&result);
+        }
+        // Without the CA file the pooled connection is not used either.
+        request.ca_file = NULL;
+        kit_start(&result, &request);
+        struct peer *second = kit_accept();
+        SSL *other = tls_accept(context, second);
+        for (int i = 0; i < 8000 && !result.dones; i++) {
+            tls_is_ready(other);
+            kit_turn();
+        }
+        ck_assert_int_eq(result.err, GW_ETLS);
+        SSL_free(other);
+        kit_close(second);
+        // Cut without close_notify in the middle of an answer that only its end delimits.
+        request.ca_file = tls_ca_path;
+        kit_start(&result, &request);
+        peer->len = 0;
+        KIT_UNTIL(tls_has_request(ssl, peer));
+        const char *head = "HTTP/1.1 200 OK\r\n\r\nhalf";
+        SSL_write(ssl, head, (int)strlen(head));
+        KIT_UNTIL(result.body.len == 4);
+        shutdown(peer->fd, SHUT_WR);
+        KIT_UNTIL(result.dones);
+        ck_assert_int_eq(result.err, GW_ERESET);
+        kit_end(&result);
+    } else {
+        for (int i = 0; i < 8000 && !result.dones; i++) {
+            tls_is_ready(ssl);
+            kit_turn();
+        }
+        ck_assert_int_eq(result.err, cases[_i].err);
+        ck_assert(!result.info.sent_any);
+        ck_assert_str_ne(result.info.detail, "");
+        ck_assert_uint_eq(peer->len, 0);
+    }
+    SSL_free(ssl);
+    SSL_CTX_free(context);
+    kit_close(peer);
+}
+END_TEST
+
+START_TEST(test_tls_no_ca_file)
+{
+    struct result result;
+    struct fetch_request request = kit_get("/");
+    request.url = SLICE_LIT("https://upstream.test/");
+    request.ca_file = "/nonexistent/ca.pem";
+    kit_start(&result, &request);
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, GW_ETLS);
+}
+END_TEST
+
+START_TEST(test_tls_not_tls)
+{
+    // A plain answer to a TLS hello, and a close during the handshake.
+    char url[128];
+    snprintf(url, sizeof url, "https://upstream.test:%u/x", kit_port);
+    for (int kind = 0; kind < 2; kind++) {
+        struct result result;
+        struct fetch_request request = kit_get("/");
+        request.url = slice_str(url);
+        kit_start(&result, &request);
+        struct peer *peer = kit_accept();
+        KIT_UNTIL(kit_readable(peer->fd));
+        if (kind == 0)
+            kit_say(peer, "HTTP/1.1 400 Bad Request\r\n\r\n");
+        else
+            kit_take(peer);
+        kit_close(peer);
+        KIT_UNTIL(result.dones);
+        ck_assert_int_eq(result.err, GW_ETLS);
+        ck_assert(!result.info.sent_any);
+    }
+}
+END_TEST
+
 int main(void)
 {
     clock_use(&kit_clock);
     gw_require(fetch_global_init() == 0);
+    make_certificate();
     Suite *suite = suite_create("fetch");
     TCase *tcase = tcase_create("fetch");
     tcase_set_timeout(tcase, 120);
@@ -1199,6 +1390,9 @@ int main(void)
     tcase_add_loop_test(tcase, test_connect_timers, 0, 2);
     tcase_add_test(tcase, test_upload_timer);
     tcase_add_test(tcase, test_proxy);
+    tcase_add_loop_test(tcase, test_tls, 0, 6);
+    tcase_add_test(tcase, test_tls_no_ca_file);
+    tcase_add_test(tcase, test_tls_not_tls);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
@@ -1206,5 +1400,6 @@ int main(void)
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
     fetch_global_cleanup();
+    drop_certificate();
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

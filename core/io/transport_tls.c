@@ -1,0 +1,56 @@
+#include "io/transport_tls.h"
+
+#include <curl/curl.h>
+#include <openssl/err.h>
+#include <openssl/x509_vfy.h>
+
+static X509_STORE *system_store; // set before threads start; counts its references by itself
+
+static X509_STORE *read_store(const char *path)
+{
+    X509_STORE *store = X509_STORE_new();
+    if (store == NULL)
+        return NULL;
+    // As libcurl does: a trusted intermediate ends a chain.
+    X509_STORE_set_flags(store, X509_V_FLAG_TRUSTED_FIRST | X509_V_FLAG_PARTIAL_CHAIN);
+    if (path != NULL && X509_STORE_load_file(store, path) != 1) {
+        X509_STORE_free(store);
+        store = NULL;
+    }
+    ERR_clear_error();
+    return store;
+}
+
+int transport_tls_init(void)
+{
+    const curl_version_info_data *version = curl_version_info(CURLVERSION_NOW);
+    const char *path = version->age >= CURLVERSION_SEVENTH ? version->cainfo : NULL;
+    system_store = read_store(path);
+    if (system_store == NULL)
+        system_store = read_store(NULL);
+    return system_store != NULL ? 0 : GW_ENOMEM;
+}
+
+void transport_tls_cleanup(void)
+{
+    X509_STORE_free(system_store);
+    system_store = NULL;
+}
+
+X509_STORE *transport_tls_store(const char *ca_file)
+{
+    if (ca_file != NULL)
+        return read_store(ca_file);
+    if (system_store != NULL)
+        X509_STORE_up_ref(system_store);
+    return system_store;
+}
+
+void transport_tls_prepare(SSL_CTX *context, X509_STORE *store)
+{
+    SSL_CTX_set1_cert_store(context, store);
+    // libcurl takes an end without close_notify for a good one. Where only the end delimits a
+    // body that makes a cut look complete.
+    SSL_CTX_clear_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
+}
