@@ -1,6 +1,6 @@
---- Stand-ins for plugin specs: the sandbox, `gw`, `ctx`, the call of a route. They behave as the host
--- does where a plugin can tell (unknown fields raise, schemas are checked, the clock moves only when
--- somebody sleeps). For specs under plain LuaJIT; no plugin can load it in the host.
+--- Stand-ins for plugin specs: the sandbox, `gw`, `ctx`, the call of a route. They behave as the
+-- host does where a plugin can tell (unknown fields raise, schemas are checked, the clock moves
+-- only when somebody sleeps). For specs under plain LuaJIT; no plugin can load it in the host.
 --
 --   local testing = require("testing")
 --   local plugin = testing.load("demo")
@@ -152,8 +152,8 @@ local function take(request, part, route, problems)
   if not declared then
     return
   end
-  local value, found = check.value(declared, request[part] or {}, part == "params" and "path" or part,
-    part ~= "body")
+  local prefix = part == "params" and "path" or part
+  local value, found = check.value(declared, request[part] or {}, prefix, part ~= "body")
   request[part] = value
   for _, problem in ipairs(found or {}) do
     problems[#problems + 1] = problem

@@ -162,6 +162,7 @@ struct flow {
     struct slab *calls; // plugin route calls
     struct list calls_active;
     struct buf scratch;
+    struct dialect_scanner scanner; // shared by all readers of this worker
 };
 
 // flow.c

@@ -146,6 +146,8 @@ static void end_stream_with_error(struct exchange *ex)
     buf_clear(out);
     if (!ex->has_reader)
         dialect_reader_init(&ex->reader, ex->ctx.dialect, ex->ctx.op);
+    if (!ex->relay.is_committed) // what was held back never reached the client
+        ex->reader.has_preamble = false;
     int err = GW_OK;
     bool is_partial = ex->relay.passed != ex->relay.border && ex->relay.is_committed;
     if (is_partial) // closes the event that was cut, so that ours is read on its own

@@ -532,9 +532,8 @@ static void on_timer(struct loop_timer *timer)
             http1_conn_close(conn, false); // nothing but an empty line
         break;
     case HTTP1_BODY:
-        if (conn->stream->is_ended)
-            http1_conn_fail(conn, GW_ETIMEOUT, "the request body stalled", false);
-        else
+        // Answered, but not yet taken by the client: the write timer watches that.
+        if (!conn->stream->is_ended)
             conn_refuse(conn, 408, "the request body stalled");
         break;
     case HTTP1_IDLE:

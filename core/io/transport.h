@@ -48,7 +48,7 @@ struct fetch {
     struct slice url_text;
     const struct http1_header *headers; // checked, without hop-by-hop ones
     size_t header_count;
-    bool has_accept, has_user_agent;
+    bool has_accept, has_content_type;
     bool has_body;       // also an empty one that is announced
     int64_t body_length; // -1: chunked
     const char *ca_file;
@@ -69,6 +69,7 @@ struct fetch {
     const struct slice *body;
     size_t body_count, body_index, body_offset;
     uint64_t body_sent;
+    struct slice whole_body; // see fetch_take_body
     bool is_streamed, is_ended, is_upload_waiting, wants_writable;
     struct buf upload;
 
@@ -97,6 +98,11 @@ struct fetch_transport {
 
 extern const struct fetch_transport transport_curl;
 
+// fetch_request.c, for fetch.c
+GW_MUSTCHECK int fetch_copy_request(struct fetch *fetch, const struct fetch_request *request);
+#define FETCH_UPLOAD_MAX (1024 * 1024)
+#define FETCH_UPLOAD_LOW (64 * 1024)
+
 // ---- called by a transport
 
 void fetcher_wake(struct fetcher *fetcher); // run at the end of this turn
@@ -110,11 +116,16 @@ GW_MUSTCHECK int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool
 #define FETCH_READ_WAIT (-1)
 #define FETCH_READ_STOP (-2)
 long fetch_read_body(struct fetch *fetch, char *out, size_t size);
+// The whole body in one piece (of the fetch's arena) when it is not streamed and at most max long;
+// ptr NULL: read it in parts. fetch_read_body then has nothing more to give.
+struct slice fetch_take_body(struct fetch *fetch, size_t max);
 // One line of a response head, of any status, or of trailers. Not 0: stop the transfer.
 GW_MUSTCHECK int fetch_on_head_line(struct fetch *fetch, struct slice line);
 enum fetch_went { FETCH_WENT_ON, FETCH_WENT_PAUSED, FETCH_WENT_STOP };
 enum fetch_went fetch_on_bytes(struct fetch *fetch, struct slice bytes);
 // Not from inside the library's callbacks. Calls stop, then on_done; the fetch is gone.
 void fetch_on_finished(struct fetch *fetch, int err, const char *detail);
+// Tells how the sending goes on: bytes went to the transport; is_all: these were the last.
+void fetch_on_sent(struct fetch *fetch, size_t len, bool is_all);
 // Notes why a callback stops the transfer; the first one stays.
 void fetch_note(struct fetch *fetch, int err, const char *detail);

@@ -93,6 +93,7 @@ struct transfer {
     struct lane *lane;
     CURL *easy;
     struct url_ref *url;
+    SSL *ssl; // a reference, while only the end of the connection delimits the body
     struct list socks;
     unsigned request_count, restart_count;
     bool is_new, has_opened, is_connecting;

@@ -4,7 +4,9 @@
 #include <openssl/err.h>
 #include <openssl/x509_vfy.h>
 
-static X509_STORE *system_store; // set before threads start; counts its references by itself
+// Both are set before threads start; the store counts its references by itself.
+static X509_STORE *system_store;
+static int closed_index = -1; // of the connection's flag: close_notify was read
 
 static X509_STORE *read_store(const char *path)
 {
@@ -28,7 +30,9 @@ int transport_tls_init(void)
     system_store = read_store(path);
     if (system_store == NULL)
         system_store = read_store(NULL);
-    return system_store != NULL ? 0 : GW_ENOMEM;
+    if (closed_index < 0)
+        closed_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+    return system_store != NULL && closed_index >= 0 ? 0 : GW_ENOMEM;
 }
 
 void transport_tls_cleanup(void)
@@ -46,11 +50,20 @@ X509_STORE *transport_tls_store(const char *ca_file)
     return system_store;
 }
 
+static void on_info(const SSL *ssl, int where, int alert)
+{
+    if (where == SSL_CB_READ_ALERT && (alert & 0xff) == SSL_AD_CLOSE_NOTIFY)
+        SSL_set_ex_data((SSL *)ssl, closed_index, (void *)&closed_index);
+}
+
+bool transport_tls_was_closed(const SSL *ssl)
+{
+    return SSL_get_ex_data(ssl, closed_index) != NULL;
+}
+
 void transport_tls_prepare(SSL_CTX *context, X509_STORE *store)
 {
     SSL_CTX_set1_cert_store(context, store);
-    // libcurl takes an end without close_notify for a good one. Where only the end delimits a
-    // body that makes a cut look complete.
-    SSL_CTX_clear_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+    SSL_CTX_set_info_callback(context, on_info);
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS);
 }

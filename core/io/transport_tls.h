@@ -12,3 +12,6 @@ void transport_tls_cleanup(void);
 X509_STORE *transport_tls_store(const char *ca_file);
 // Sets up a client context that libcurl is about to use.
 void transport_tls_prepare(SSL_CTX *context, X509_STORE *store);
+// Whether the peer said close_notify: libcurl takes any end of the stream for a good one, and where
+// only the end delimits a body that would make a cut look complete.
+bool transport_tls_was_closed(const SSL *ssl);

@@ -161,7 +161,7 @@ static void end_coroutine(struct coroutine *co, int status)
                                         : lua_env_error_text(co->thread);
         if (log_is_on(LOG_DEBUG) && status != LUA_YIELD) {
             struct traceback_call call = {co};
-            (void)lua_env_protect(co->plugin->generation->env, log_traceback, &call, NULL, 0);
+            lua_env_try(co->plugin->generation->env, log_traceback, &call);
         }
     }
     if (co->forced_error) {

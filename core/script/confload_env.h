@@ -1,7 +1,8 @@
 #pragma once
 // The environment as configuration sees it: `.env` beside the file, and the process's own, which
-// wins. Lines of `.env`: NAME=value, `export ` before it, '…' or "…" around the value (\n \t \" \\
-// in double quotes), # comments; nothing is expanded. Start-up and helper threads only.
+// wins. Lines of `.env`: NAME=value, maybe after `export`, '…' or "…" around the value (with
+// backslash escapes in double quotes), # comments; nothing is expanded. Start-up and helper threads
+// only.
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/err.h"

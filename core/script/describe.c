@@ -1,6 +1,7 @@
 // A plugin set as text, for `moongate plugin list` and `plugin test`.
 #include "base/buf.h"
 #include "script/plugin.h"
+#include "script/runtime.h"
 
 static int describe(const struct plugin_def *def, bool is_long, struct buf *out)
 {
@@ -44,4 +45,10 @@ int plugin_set_describe(const struct plugin_set *set, struct slice only, struct 
 void plugin_set_use_conf(struct plugin_set *set, const struct conf *conf)
 {
     set->conf = conf;
+}
+
+const struct slice *script_models(const struct script *script, size_t *count)
+{
+    *count = 0;
+    return script->current ? plugin_set_models(script->current->set, count) : NULL;
 }

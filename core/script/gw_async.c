@@ -113,7 +113,7 @@ static void on_child_end(struct coroutine *co, int err)
 {
     struct child_end end = {co->user, co, err};
     end.all->children[co->index] = NULL;
-    (void)lua_env_protect(co->plugin->generation->env, keep_result, &end, NULL, 0);
+    lua_env_try(co->plugin->generation->env, keep_result, &end);
     if (--end.all->left == 0)
         finish_all(end.all);
 }

@@ -19,14 +19,27 @@ struct secret *lua_secret_get(lua_State *L, int index)
     return handle->secret;
 }
 
-void lua_secret_push(lua_State *L, struct secret *secret)
+static struct handle *push_empty(lua_State *L)
 {
     struct handle *handle = lua_newuserdata(L, sizeof *handle);
     handle->magic = MAGIC;
     handle->secret = NULL;
     luaL_getmetatable(L, META);
     lua_setmetatable(L, -2);
-    handle->secret = secret_ref(secret);
+    return handle;
+}
+
+void lua_secret_push(lua_State *L, struct secret *secret)
+{
+    push_empty(L)->secret = secret_ref(secret);
+}
+
+void lua_secret_push_bytes(lua_State *L, struct slice bytes)
+{
+    struct handle *handle = push_empty(L);
+    handle->secret = secret_new(bytes);
+    if (!handle->secret)
+        luaL_error(L, "out of memory");
 }
 
 struct slice lua_secret_bytes(lua_State *L, int index)

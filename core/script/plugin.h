@@ -91,6 +91,8 @@ struct plugin_def {
     bool is_trusted;
     bool denies_on_error; // on_error = "deny"
     bool has_init, has_close, has_render_error;
+    const struct slice *after, *before; // names of plugins
+    size_t after_count, before_count;
     unsigned hooks; // bit per script_hook
     unsigned wants; // bit per event_block, for delta
     struct plugin_needs needs;
@@ -152,6 +154,3 @@ void plugin_push_config(lua_State *L, const struct plugin_def *def);
 // which field. Inside protect; raises only when out of Lua memory.
 GW_MUSTCHECK int plugin_compile_schema(lua_State *L, int index, struct arena *arena,
                                        const struct schema **out, char *why, size_t why_size);
-
-// docs/plugin-api.md, generated from lua/api.lua.
-GW_MUSTCHECK int plugin_docs_write(struct buf *out);

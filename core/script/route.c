@@ -563,11 +563,6 @@ static void set_value(lua_State *L, const struct script_route_call *call, const 
     lua_setfield(L, -2, name);
 }
 
-static void free_secret(void *secret)
-{
-    secret_unref(secret);
-}
-
 static void push_request(lua_State *L, struct script_route_call *call)
 {
     const struct http1_request *request = call->request.request;
@@ -584,13 +579,8 @@ static void push_request(lua_State *L, struct script_route_call *call)
     lua_setfield(L, -2, "headers");
     if (call->is_authorising) {
         if (call->credential.len > 0) {
-            void **guard = lua_env_guard(L, free_secret);
-            *guard = secret_new(call->credential);
-            if (*guard) {
-                lua_secret_push(L, *guard);
-                lua_setfield(L, -3, "credential");
-            }
-            lua_pop(L, 1);
+            lua_secret_push_bytes(L, call->credential);
+            lua_setfield(L, -2, "credential");
         }
         return;
     }

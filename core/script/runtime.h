@@ -29,6 +29,7 @@ struct plugin_rt { // one plugin in one generation
     int render_error_ref, close_ref;
     bool denies_on_error, is_off, was_initialised;
     unsigned faults; // in a row
+    int *metrics;    // numbers of def->metrics; NULL: none
 };
 
 struct script_task;
@@ -117,6 +118,7 @@ void gw_open_fetch(struct plugin_rt *plugin, lua_State *L);   // fetch
 void gw_open_model(struct plugin_rt *plugin, lua_State *L);   // what an exchange needs, in memory
 void gw_open_tools(struct plugin_rt *plugin, lua_State *L);   // kv, crypto, secret, time, metrics
 void gw_open_process(struct plugin_rt *plugin, lua_State *L); // process, conf, plugins
+void plugin_metrics_register(struct plugin_rt *plugin);
 // Raises "gw.X needs … in `needs`".
 int gw_refuse(lua_State *L, const char *function, const char *need);
 

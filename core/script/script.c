@@ -142,6 +142,7 @@ static int build_plugin(struct script_generation *generation, size_t index, stru
     plugin->render_error_ref = plugin->close_ref = LUA_NOREF;
     for (size_t hook = 0; hook < SCRIPT_HOOK_COUNT; hook++)
         plugin->hooks[hook] = LUA_NOREF;
+    plugin_metrics_register(plugin);
     generation->direct = plugin;
     int err = lua_env_protect(generation->env, load_plugin, &call, error, sizeof error);
     if (err == 0) {
@@ -231,6 +232,8 @@ static void free_generation(struct script_generation *generation)
     }
     route_table_free(generation->routes);
     lua_env_free(generation->env);
+    for (size_t i = 0; i < generation->plugin_count; i++)
+        free(generation->plugins[i].metrics);
     free(generation->plugins);
     plugin_set_unref(generation->set);
     free(generation);

@@ -248,6 +248,12 @@ int lua_env_protect(struct lua_env *env, lua_CFunction fn, void *arg, char *erro
     return err;
 }
 
+void lua_env_try(struct lua_env *env, lua_CFunction fn, void *arg)
+{
+    int err = lua_env_protect(env, fn, arg, NULL, 0);
+    (void)err;
+}
+
 static const char *read_slice(lua_State *L, void *data, size_t *size)
 {
     (void)L;

@@ -43,6 +43,8 @@ const char *lua_env_find_dir(void);
 // one runs. error (may be NULL) gets "file:line: text" without a traceback.
 GW_MUSTCHECK int lua_env_protect(struct lua_env *env, lua_CFunction fn, void *arg, char *error,
                                  size_t error_size);
+// The same where a failure changes nothing.
+void lua_env_try(struct lua_env *env, lua_CFunction fn, void *arg);
 // Compiles a text chunk (never bytecode) named name ("@file" or "=text"); JIT off unless
 // is_trusted; its environment is the table at env_index. Leaves the function on the stack. Raises
 // no syntax errors: GW_EINVAL and error has "file:line: what". May raise GW_ENOMEM's Lua error:

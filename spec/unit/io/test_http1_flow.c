@@ -698,6 +698,34 @@ START_TEST(write_stall)
 }
 END_TEST
 
+START_TEST(early_answer_read_slowly)
+{
+    struct rig *rig = rig_new(RIG_MANUAL);
+    int fd = rig_connect(rig);
+    struct buf big = BUF_INIT(0);
+    char bytes[60000];
+    fill(&big, 1000000);
+    rig_send_text(rig, fd, POST "Content-Length: 500000\r\n\r\nabc");
+    struct rig_stream *it = &rig->streams[0];
+    ck_assert_int_eq(http1_respond(it->stream, 413, NULL, 0, buf_slice(&big)), 0);
+    rig_turn(rig);
+    // The client sends no more of its body; only that it reads counts now.
+    size_t got = 0;
+    for (int i = 0; i < 40; i++) {
+        rig_pass(rig, 10000);
+        ssize_t n = recv(fd, bytes, sizeof bytes, 0);
+        if (n <= 0)
+            break;
+        got += (size_t)n;
+    }
+    ck_assert_uint_gt(got, 1000000);
+    expect_closed_stream(rig, 0, 0, "answered");
+    hang_up(rig, fd);
+    buf_free(&big);
+    rig_free(rig);
+}
+END_TEST
+
 START_TEST(drain)
 {
     struct rig *rig = rig_new(RIG_MANUAL);
@@ -828,6 +856,7 @@ int main(void)
     tcase_add_test(tcase, on_close_may_abort_others);
     tcase_add_test(tcase, timers);
     tcase_add_test(tcase, write_stall);
+    tcase_add_test(tcase, early_answer_read_slowly);
     tcase_add_test(tcase, drain);
     tcase_add_test(tcase, caps);
     tcase_add_test(tcase, idle_connections_are_small);

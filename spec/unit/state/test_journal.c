@@ -303,8 +303,7 @@ static void child_run(int fd, int64_t first)
         if (i % 50 == 49)
             nanosleep(&(struct timespec){0, 300000}, NULL);
     }
-    (void)journal_flush(store_journal(test.store), 60000);
-    _exit(0);
+    _exit(journal_flush(store_journal(test.store), 60000) ? 4 : 0);
 }
 
 START_TEST(a_kill_at_any_point_loses_and_doubles_nothing)
