@@ -166,7 +166,8 @@ end
 -- @param gw table from testing.gw
 -- @param method string
 -- @param path string
--- @param[opt] request table { query, body, headers, client_ip, principal, credential, conf };
+-- @param[opt] request table { query, body, headers, client_ip, principal, credential, is_admin,
+--   conf };
 --   `principal = false`: without a credential (routes with a fixed auth otherwise get one)
 -- @return number, table or string, table status, body, headers
 function testing.call(plugin, gw, method, path, request)

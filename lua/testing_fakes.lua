@@ -150,7 +150,7 @@ end
 
 local FIELDS = {
   "id", "request_id", "method", "path", "query", "headers", "client_ip", "dialect", "op", "model",
-  "stream", "max_output", "is_plugin_route", "started_ms", "attempt", "tried", "can_retry",
+  "max_output", "is_plugin_route", "started_ms", "attempt", "tried", "can_retry",
   "candidates", "key", "user", "upstream", "usage", "cost", "status", "error", "finish_reason",
   "ttft_ms", "duration_ms", "flags", "vars", "gw", "body_size", "outgoing", "identity",
 }
@@ -226,7 +226,7 @@ function testing_fakes.ctx(given)
   local ctx = {
     id = "01890000-0000-7000-8000-000000000000", request_id = "req-1", method = "POST",
     path = "/v1/chat/completions", headers = {}, client_ip = "127.0.0.1", dialect = "openai",
-    op = "chat", model = "model-x", stream = false, attempt = 1, tried = {}, can_retry = true,
+    op = "chat", model = "model-x", attempt = 1, tried = {}, can_retry = true,
     candidates = {}, status = 0, flags = {}, vars = {}, done = { logged = {} }, body_size = 0,
   }
   for name, value in pairs(given or {}) do

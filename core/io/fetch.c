@@ -1,7 +1,7 @@
-// The life of a fetch, the same for every transport: check and copy the request, look the host up,
-// check the addresses, hand over to the transport at the end of the turn, watch the timers, read
-// the head, and tell the handler. States: transport.h. A fetch dies in two ways, both ending in
-// recycle(): finish() tells on_done, fetch_cancel() tells nobody and is swept at the end of turn.
+// The life of a fetch, the same for every transport: look the host up, check the addresses, hand
+// over to the transport at the end of the turn, watch the timers, read the head, and tell the
+// handler. States: transport.h. A fetch dies in two ways, both ending in recycle(): finish() tells
+// on_done, fetch_cancel() tells nobody and is swept at the end of turn.
 #include "io/fetch.h"
 
 #include "io/transport.h"
@@ -12,9 +12,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-#define UPLOAD_MAX (1024 * 1024)
-#define UPLOAD_LOW (64 * 1024)
 
 struct fetcher {
     struct loop *loop;
@@ -186,7 +183,7 @@ static struct fetch *take_fetch(struct fetcher *fetcher)
     list_init(&fetch->node);
     list_init(&fetch->queued);
     list_init(&fetch->resuming);
-    buf_init(&fetch->upload, UPLOAD_MAX);
+    buf_init(&fetch->upload, FETCH_UPLOAD_MAX);
     loop_timer_init(fetcher->loop, &fetch->timer, on_timer);
     list_push_back(&fetcher->live, &fetch->node);
     fetcher->counters.active++;
@@ -474,6 +471,16 @@ int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
     return 0;
 }
 
+void fetch_on_sent(struct fetch *fetch, size_t len)
+{
+    fetch->body_sent += len;
+    if (fetch->phase != FETCH_SEND)
+        return;
+    fetch->phase_ms = loop_now_ms(fetch->fetcher->loop);
+    if (len == 0 || (fetch->body_length >= 0 && fetch->body_sent == (uint64_t)fetch->body_length))
+        enter_phase(fetch, FETCH_WAIT);
+}
+
 int fetch_on_head_line(struct fetch *fetch, struct slice line)
 {
     if (fetch->is_dead)
@@ -611,7 +618,7 @@ int fetch_write(struct fetch *fetch, struct slice bytes)
         bytes.len > (uint64_t)fetch->body_length - fetch->body_sent - fetch->upload.len)
         return GW_EINVAL;
     int err = buf_append(&fetch->upload, bytes);
-    if (err == GW_ETOOBIG || fetch->upload.len >= UPLOAD_LOW)
+    if (err == GW_ETOOBIG || fetch->upload.len >= FETCH_UPLOAD_LOW)
         fetch->wants_writable = true;
     if (err)
         return err == GW_ETOOBIG ? GW_EFULL : err;

@@ -6,6 +6,11 @@
 // Life: fetch_start → on_head (final status; 1xx are swallowed) → on_body* → on_done (exactly once,
 // unless fetch_cancel was called: then nothing is called any more, in the same turn). Callbacks
 // never run inside fetch_start. A callback may cancel its own fetch.
+// An answer may come before the request's body is out: when a streamed body is still open then,
+// on_done waits for fetch_write_end or fetch_cancel.
+//
+// Nothing is ever sent twice: a reused connection that closes unanswered is GW_ERESET with
+// is_reused and sent_any; whether to try again is the caller's decision.
 //
 // Back-pressure: on_body answers FETCH_PAUSE when it did not consume the chunk; the same bytes come
 // again after fetch_resume (asked at any time outside callbacks; it takes effect at end of turn).
@@ -23,8 +28,8 @@ struct fetch;
 // Connections are never shared across trust classes: a pooled one bypasses the address check.
 enum fetch_trust { FETCH_OPERATOR, FETCH_USER, FETCH_PLUGIN };
 
-struct fetch_timers { // milliseconds; 0 = none
-    uint32_t connect_ms;    // name look-up and TCP
+struct fetch_timers {    // milliseconds; 0 = none
+    uint32_t connect_ms; // name look-up and TCP
     uint32_t tls_ms;
     uint32_t first_byte_ms; // from the request's last byte to the final status line
     uint32_t idle_ms;       // between two reads of the body (not counted while paused)
@@ -33,21 +38,26 @@ struct fetch_timers { // milliseconds; 0 = none
 
 struct fetch_request {
     enum fetch_trust trust;
-    int64_t trust_id;     // FETCH_USER: the user's id; FETCH_PLUGIN: the plugin's number
-    struct slice method;  // "GET", "POST", …
-    struct slice url;     // http or https; anything else is GW_EINVAL
-    const struct http1_header *headers; // hop-by-hop and content-length are the transport's
+    int64_t trust_id;    // FETCH_USER: the user's id; FETCH_PLUGIN: the plugin's number
+    struct slice method; // "GET", "POST", …
+    struct slice url;    // http or https; anything else is GW_EINVAL
+    // Hop-by-hop ones, content-length, expect and accept-encoding are dropped (the transport's), as
+    // is host unless trust is FETCH_OPERATOR.
+    const struct http1_header *headers;
     size_t header_count;
     const struct slice *body; // pieces, kept until on_done or cancel (caller's arena)
     size_t body_count;
-    bool is_streamed;     // the body comes by fetch_write / fetch_write_end instead
-    int64_t body_length;  // of a streamed body when known, else -1 (chunked)
+    bool is_streamed;    // the body comes by fetch_write / fetch_write_end instead
+    int64_t body_length; // of a streamed body when known, else -1 (chunked)
     struct fetch_timers timers;
-    const char *proxy;    // NULL: none (the environment's proxies are never used)
-    const char *ca_file;  // NULL: the system's store
+    // "http://[user:password@]host:port"; NULL: none (the environment's are never used). With
+    // check_address the target's name must also pass our own look-up, but the proxy's answer for
+    // it cannot be seen.
+    const char *proxy;
+    const char *ca_file;                 // NULL: the system's store
     const struct slice *allowed_private; // rules (url_rule_matches) that lift the address check
     size_t allowed_private_count;
-    bool check_address;   // refuse private addresses (always for FETCH_USER and FETCH_PLUGIN)
+    bool check_address;        // refuse private addresses (always for FETCH_USER and FETCH_PLUGIN)
     uint64_t max_body_bytes;   // of the answer; 0 = no limit. Above: GW_ETOOBIG
     uint32_t max_header_bytes; // 0 = 64 KiB
 };
@@ -55,12 +65,13 @@ struct fetch_request {
 enum fetch_verdict { FETCH_CONSUMED, FETCH_PAUSE };
 
 struct fetch_info { // for on_done; times in ms, 0 when it never happened
-    bool is_reused;        // an idle connection was used
-    bool sent_any;         // at least one byte of the request left
+    bool is_reused; // an idle connection was used
+    bool sent_any;  // the request was begun to be written: the upstream may have seen it
     bool got_head;
+    // How long each phase took; first_byte from the request's last byte, total from fetch_start.
     uint32_t lookup_ms, connect_ms, tls_ms, first_byte_ms, total_ms;
     uint64_t bytes_sent, bytes_received;
-    char detail[160];      // for the log, never for clients: curl's text without secrets
+    char detail[160]; // for the log, never for clients: curl's text without secrets
 };
 
 struct fetch_handler {

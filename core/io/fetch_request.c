@@ -1,5 +1,5 @@
-// A request on its way in and out: checked and copied into the fetch's arena at fetch_start, and its
-// body handed to the transport in parts.
+// A request on its way in and out: checked and copied into the fetch's arena at fetch_start, and
+// its body handed to the transport in parts.
 #include "io/transport.h"
 
 #include <stdio.h>
@@ -247,7 +247,7 @@ static long read_upload(struct fetch *fetch, char *out, size_t size)
     buf_consume(&fetch->upload, len);
     if (fetch->upload.len == 0)
         buf_shrink(&fetch->upload);
-    if (fetch->wants_writable && fetch->upload.len < UPLOAD_LOW) {
+    if (fetch->wants_writable && fetch->upload.len < FETCH_UPLOAD_LOW) {
         fetch->wants_writable = false;
         if (fetch->handler.on_writable)
             fetch->handler.on_writable(fetch->user);
@@ -262,13 +262,7 @@ long fetch_read_body(struct fetch *fetch, char *out, size_t size)
     long len = fetch->is_streamed ? read_upload(fetch, out, size) : read_pieces(fetch, out, size);
     if (fetch->is_dead)
         return FETCH_READ_STOP;
-    if (len > 0) {
-        fetch->body_sent += (uint64_t)len;
-        fetch->phase_ms =
-            fetch->phase == FETCH_SEND ? loop_now_ms(fetch->fetcher->loop) : fetch->phase_ms;
-    }
-    if (fetch->phase == FETCH_SEND &&
-        (len == 0 || (fetch->body_length >= 0 && fetch->body_sent == (uint64_t)fetch->body_length)))
-        enter_phase(fetch, FETCH_WAIT);
+    if (len >= 0)
+        fetch_on_sent(fetch, (size_t)len);
     return len;
 }

@@ -98,8 +98,9 @@ struct fetch_transport {
 
 extern const struct fetch_transport transport_curl;
 
-// fetch_request.c, for fetch.c
+// between fetch.c and fetch_request.c
 GW_MUSTCHECK int fetch_copy_request(struct fetch *fetch, const struct fetch_request *request);
+void fetch_on_sent(struct fetch *fetch, size_t len); // bytes of the body went to the transport
 #define FETCH_UPLOAD_MAX (1024 * 1024)
 #define FETCH_UPLOAD_LOW (64 * 1024)
 
@@ -125,7 +126,5 @@ enum fetch_went { FETCH_WENT_ON, FETCH_WENT_PAUSED, FETCH_WENT_STOP };
 enum fetch_went fetch_on_bytes(struct fetch *fetch, struct slice bytes);
 // Not from inside the library's callbacks. Calls stop, then on_done; the fetch is gone.
 void fetch_on_finished(struct fetch *fetch, int err, const char *detail);
-// Tells how the sending goes on: bytes went to the transport; is_all: these were the last.
-void fetch_on_sent(struct fetch *fetch, size_t len, bool is_all);
 // Notes why a callback stops the transfer; the first one stays.
 void fetch_note(struct fetch *fetch, int err, const char *detail);

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define SPARE_MAX 64
-#define SMALL_BODY_MAX (32 * 1024) // libcurl writes up to 64 KiB with the head
+#define SMALL_BODY_MAX (16 * 1024) // copied, and kept as long as the answer takes
 #define USER_AGENT "moongate/" MOONGATE_VERSION
 
 static void keep_ssl(struct transfer *transfer)
@@ -334,6 +334,10 @@ static void curl_stop(void *self, struct fetch *fetch)
     long request_size = 0;
     curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &request_size);
     curl_easy_getinfo(transfer->easy, CURLINFO_SIZE_UPLOAD_T, &upload);
+    // Before 8.7 a body that was written together with the head is in both numbers.
+    if (fetch->whole_body.ptr != NULL && request_size > 0 &&
+        curl_version_info(CURLVERSION_NOW)->version_num < 0x080700)
+        upload = 0;
     fetch->info.bytes_sent = (uint64_t)request_size + (uint64_t)upload;
     lane_remove(transfer->lane, transfer);
     fetch->transfer = NULL;

@@ -14,12 +14,23 @@ static bool is_home(const char *dir)
     return access(path, R_OK) == 0;
 }
 
+// The script floor finds lua/ by itself; it is told, so that both mean the same folder.
+static void use(const char *home)
+{
+    char lua[PATH_MAX + 8];
+    setenv("MOONGATE_HOME", home, 1);
+    snprintf(lua, sizeof lua, "%s/lua", home);
+    setenv("MOONGATE_LUA_DIR", lua, 0);
+}
+
 void home_find(void)
 {
     const char *given = getenv("MOONGATE_HOME");
     if (given && given[0]) {
-        if (is_home(given))
+        if (is_home(given)) {
+            use(given);
             return;
+        }
         fprintf(stderr, "moongate: MOONGATE_HOME has no schema/main folder\n");
         exit(1);
     }
@@ -34,7 +45,7 @@ void home_find(void)
             char place[PATH_MAX + 32], real[PATH_MAX];
             snprintf(place, sizeof place, "%s/%s", binary, PLACES[i]);
             if (realpath(place, real) && is_home(real)) {
-                setenv("MOONGATE_HOME", real, 1);
+                use(real);
                 return;
             }
         }

@@ -30,7 +30,7 @@ enum field {
 };
 static const char *const FIELD_NAMES[] = {
     NULL, "id", "request_id", "method", "path", "query", "headers", "client_ip", "dialect", "op",
-    "model", "stream", "max_output", "is_plugin_route", "started_ms", "attempt", "tried",
+    "model", "is_stream", "max_output", "is_plugin_route", "started_ms", "attempt", "tried",
     "can_retry", "candidates", "key", "user", "upstream", "usage", "cost", "status", "error",
     "finish_reason", "ttft_ms", "duration_ms", "flags", "vars", "gw", "body_size", "outgoing",
     "identity",

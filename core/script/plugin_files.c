@@ -36,8 +36,7 @@ static bool is_word(char c)
     return isalnum((unsigned char)c) || c == '_';
 }
 
-// The line of the word; *is_set: it stands before a '='. 0: nowhere.
-static int find_line(struct slice text, struct slice word, bool must_be_set)
+int plugin_find_line(struct slice text, struct slice word, bool must_be_set)
 {
     int line_number = 0;
     while (text.len) {
@@ -86,7 +85,7 @@ void plugin_locate(const struct plugin_def *def, const char *find, char *out, si
     if (word.len && strcmp(find, "return") != 0) {
         for (int pass = 0; pass < 2; pass++) {
             for (size_t i = 0; i < def->file_count; i++) {
-                int line = find_line(def->files[i].text, word, pass == 0);
+                int line = plugin_find_line(def->files[i].text, word, pass == 0);
                 if (line) {
                     snprintf(out, size, "%s:%d", def->files[i].chunk + 1, line);
                     return;

@@ -15,6 +15,8 @@ GW_MUSTCHECK int plugin_read_folder(const struct conf *conf, const struct conf_p
 // "plugins/x/init.lua:12" of the first line where the text stands (as a word, best before '=');
 // the chunk's name alone when it is nowhere. find NULL or "return": the line of the last return.
 void plugin_locate(const struct plugin_def *def, const char *find, char *out, size_t size);
+// The line of the first place where the word stands (must_be_set: before a '='); 0: nowhere.
+int plugin_find_line(struct slice text, struct slice word, bool must_be_set);
 // Appends "place: what" as a line; place by plugin_locate.
 __attribute__((format(printf, 4, 5))) void plugin_problem(struct buf *problems,
                                                           const struct plugin_def *def,

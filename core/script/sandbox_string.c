@@ -237,6 +237,7 @@ static int string_gsub(lua_State *L)
     const char *text = pattern.ptr + is_anchored, *s = subject.ptr;
     struct pattern state;
     pattern_init(&state, subject, pattern, MAX_STEPS);
+    const char *copied = s; // what lies before is in the result
     lua_Integer count = 0;
     while (count < max) {
         state.level = 0;
@@ -246,19 +247,20 @@ static int string_gsub(lua_State *L)
         check_error(L, &state);
         if (end) {
             count++;
+            add_bytes(L, out, slice_of(copied, (size_t)(s - copied)));
             add_value(L, out, &state, s, end, kind);
+            copied = end;
         }
         if (end && end > s)
             s = end;
         else if (s < state.subject_end)
-            add_bytes(L, out, slice_of(s++, 1));
+            s++;
         else
             break;
         if (is_anchored)
             break;
     }
-    if (s < state.subject_end)
-        add_bytes(L, out, slice_of(s, (size_t)(state.subject_end - s)));
+    add_bytes(L, out, slice_of(copied, (size_t)(state.subject_end - copied)));
     lua_env_push_slice(L, buf_slice(out));
     buf_free(out); // not only when collected: C memory is not seen by the collector
     lua_pushinteger(L, count);
@@ -280,11 +282,21 @@ static int string_rep(lua_State *L)
         return luaL_error(L, "result of rep is too long");
     lua_env_charge(L, unit * (size_t)count / 64);
     struct buf *out = lua_env_buffer(L, MAX_RESULT);
-    for (lua_Integer i = 0; unit > 0 && i < count; i++) {
-        add_bytes(L, out, text);
-        if (i + 1 < count)
-            add_bytes(L, out, between);
+    size_t total = unit * (size_t)count - between.len;
+    char *room = total > 0 ? buf_room(out, total) : NULL;
+    if (total > 0 && !room)
+        return luaL_error(L, "result of rep is too long");
+    if (unit == 1 && total > 0) {
+        memset(room, text.len ? text.ptr[0] : between.ptr[0], total);
+    } else {
+        for (size_t at = 0; at < total; at += unit) {
+            memcpy(room + at, text.ptr, text.len);
+            if (at + unit < total)
+                memcpy(room + at + text.len, between.ptr, between.len);
+        }
     }
+    if (total > 0)
+        buf_grew(out, total);
     lua_env_push_slice(L, buf_slice(out));
     buf_free(out);
     return 1;

@@ -15,7 +15,11 @@
 // CPU time of one entry: 1 ms for 100,000 instructions of its budget, at least 50 ms. Guards against
 // C functions that are dear but return.
 #define INSTRUCTIONS_PER_MS 100000u
+#if defined(MOONGATE_ASAN) || defined(MOONGATE_TSAN)
+#define MIN_CPU_MS 1000u // the sanitizers slow C down, not Lua
+#else
 #define MIN_CPU_MS 50u
+#endif
 
 struct lua_env {
     lua_State *L;

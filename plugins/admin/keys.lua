@@ -10,15 +10,15 @@ local or_null, time = row_view.or_null, row_view.time
 
 local function show(row)
   return {
-    id = row.id,
+    id = row.uid,
     key_prefix = row.key_prefix,
     name = row.name,
     description = or_null(row.description),
-    upstream_ids = json.array(row_view.or_nil(row.upstream_ids) or {}),
+    upstream_ids = json.array(row.upstream_ids),
     is_active = row.is_active,
-    expires_at = time(row.expires_at_ms),
-    created_at = time(row.created_at_ms),
-    updated_at = time(row.updated_at_ms),
+    expires_at = time(row.expires_ms),
+    created_at = time(row.created_ms),
+    updated_at = time(row.updated_ms),
   }
 end
 

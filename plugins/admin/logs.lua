@@ -9,21 +9,27 @@ local logs = {}
 local or_null = row_view.or_null
 
 
+-- Rows have empty texts where this surface has null.
+local function text_or_null(text)
+  return text ~= "" and or_null(text) or json.null
+end
+
+
 local function show(row)
   return {
     id = row.id,
-    api_key_id = or_null(row.api_key_id),
-    upstream_id = or_null(row.upstream_id),
+    api_key_id = or_null(row.key_uid),
+    upstream_id = or_null(row.upstream_uid),
     method = row.method,
     path = row.path,
-    model = or_null(row.model),
+    model = text_or_null(row.model),
     prompt_tokens = row.prompt_tokens,
     completion_tokens = row.completion_tokens,
     total_tokens = row.total_tokens,
-    status_code = or_null(row.status_code),
+    status_code = row.status ~= 0 and row.status or json.null,
     duration_ms = or_null(row.duration_ms),
-    error_message = or_null(row.error_message),
-    created_at = row_view.time(row.created_at_ms),
+    error_message = text_or_null(row.error_message),
+    created_at = row_view.time(row.created_ms),
   }
 end
 

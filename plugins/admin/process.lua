@@ -8,7 +8,11 @@ end
 
 
 local function list_plugins(_, gw)
-  return 200, { plugins = json.array(gw.plugins()) }
+  local plugins = json.array(gw.plugins())
+  for _, plugin in ipairs(plugins) do -- empty lists must not look like objects
+    plugin.routes, plugin.hooks = json.array(plugin.routes), json.array(plugin.hooks)
+  end
+  return 200, { plugins = plugins }
 end
 
 

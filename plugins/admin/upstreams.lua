@@ -21,7 +21,7 @@ end
 
 local function show(gw, row)
   return {
-    id = row.id,
+    id = row.uid,
     name = row.name,
     provider = row.provider,
     base_url = row.base_url,
@@ -30,8 +30,8 @@ local function show(gw, row)
     timeout = row_view.or_nil(row.timeout) or DEFAULT_TIMEOUT,
     is_active = row.is_active,
     config = config_text(gw, row.config),
-    created_at = time(row.created_at_ms),
-    updated_at = time(row.updated_at_ms),
+    created_at = time(row.created_ms),
+    updated_at = time(row.updated_ms),
     formats = or_null(row.formats),
     models = or_null(row.models),
     weight = row.weight,

@@ -35,6 +35,9 @@ local function identify_by_key(ctx)
   local key, reason = gw.keys.authenticate(ctx)
   if key then
     return true
+  elseif reason == "disabled" then -- a known key: the caller may learn what is wrong
+    return ctx:deny(403, "user_disabled", "The user of this API key is disabled.",
+      { should_retry = false })
   end
   return refuse(ctx, reason)
 end

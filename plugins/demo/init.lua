@@ -86,9 +86,10 @@ end
 
 local function answer(ctx, conf)
   local request = ctx:json()
-  local text = question_of(ctx.op, type(request) == "table" and request or {})
+  request = type(request) == "table" and request or {}
+  local text = question_of(ctx.op, request)
   local limit = math.min(ctx.max_output or conf.max_words, conf.max_words)
-  local delay = ctx.stream and conf.delay or 0 -- nobody watches a whole answer grow
+  local delay = request.stream == true and conf.delay or 0 -- nobody watches a whole answer grow
   local input = math.ceil(#text / 4)
   ctx:flag("estimated")
   return ctx:stream(function(emit)

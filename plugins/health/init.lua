@@ -20,7 +20,7 @@ return {
   name = "health",
   version = "1.0.0",
   api = 1,
-  about = "Answers /healthz (alive) and /readyz (not draining, database writable, a model to serve).",
+  about = "Answers /healthz (alive) and /readyz (not draining, database fine, a model to serve).",
   needs = { process = true },
 
   init = function(the_gw)

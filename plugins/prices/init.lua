@@ -22,6 +22,7 @@ local function show(row)
     local nano = row_view.or_nil(row[part .. "_nano"])
     shown[part] = nano and tostring(money.nano(nano)) or json.null
   end
+  shown.source = row_view.or_null(row.source)
   shown.version = row.version
   shown.valid_from = row_view.time(row.valid_from_ms)
   return shown
@@ -61,16 +62,17 @@ local function delete_price(req)
 end
 
 
+-- input and output are needed, or per_call; the price table says so.
 local function new_price()
   local fields = {
     max_output = schema.null_or(schema.integer { optional = true, min = 1, max = 1000000000,
       about = "most output tokens the model gives" }),
+    source = schema.null_or(schema.text { optional = true, max = 1024,
+      about = "where the price was read, with the date" }),
   }
   for _, part in ipairs(PARTS) do
-    local is_required = part == "input" or part == "output"
-    local amount = schema.decimal { optional = not is_required, min = 0,
-      about = part == "per_call" and "USD per call" or "USD per million tokens" }
-    fields[part] = is_required and amount or schema.null_or(amount)
+    fields[part] = schema.null_or(schema.decimal { optional = true, min = 0,
+      about = part == "per_call" and "USD per call" or "USD per million tokens" })
   end
   return schema.record { fields = fields }
 end

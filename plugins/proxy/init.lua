@@ -1,4 +1,6 @@
 --- What the second mount of the model routes (PROXY_PREFIX) offers beside them.
+local util = require("util")
+
 local gw
 
 
@@ -14,16 +16,9 @@ local function authorise(req)
 end
 
 
+-- A key without a list may use all.
 local function may_use(key, upstream_id)
-  if not key.upstream_ids then
-    return true
-  end
-  for _, id in ipairs(key.upstream_ids) do
-    if id == upstream_id then
-      return true
-    end
-  end
-  return false
+  return not key.upstream_ids or util.contains(key.upstream_ids, upstream_id)
 end
 
 

@@ -1,24 +1,16 @@
 --- Orders the upstreams that may serve a call: native before converted, then priority, then weight
 -- (drawn at random), the default first among equals. Upstreams that cool down go last but stay.
+local util = require("util")
+
 local gw
 
 local MAX_PAGES = 10 -- of 100: how far an unknown name is looked up among inactive upstreams
 
 
-local function contains(list, value)
-  for _, item in ipairs(list) do
-    if item == value then
-      return true
-    end
-  end
-  return false
-end
-
-
 -- May the caller's key use this upstream? A key without a list may use all.
 local function is_allowed(ctx, upstream_id)
   local allowed = ctx.key and ctx.key.upstream_ids
-  return not allowed or contains(allowed, upstream_id)
+  return not allowed or util.contains(allowed, upstream_id)
 end
 
 
@@ -171,7 +163,7 @@ local function has_lost_all(ctx)
     return false
   end
   for _, view in ipairs(gw.upstreams.all()) do
-    if contains(allowed, view.id) then
+    if util.contains(allowed, view.id) then
       return false
     end
   end

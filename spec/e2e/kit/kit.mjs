@@ -186,12 +186,6 @@ export async function startGateway(options = {}) {
       if (result.code !== 0) throw new Error(`key create: ${result.err}`);
       return JSON.parse(result.out);
     },
-    sql(db, query) {
-      const file = path.join(home.dir, 'data', db);
-      const result = spawnSync('sqlite3', ['-readonly', '-json', file, query], { encoding: 'utf8' });
-      if (result.status !== 0) throw new Error(result.stderr);
-      return result.stdout.trim() ? JSON.parse(result.stdout) : [];
-    },
     // Everything it wrote to files, database included.
     filesWith(needle) {
       const hits = [];

@@ -983,6 +983,71 @@ START_TEST(test_upload_slowly)
 }
 END_TEST
 
+START_TEST(test_large_body)
+{
+    // In pieces and too large for one write; then a small one in pieces on the same handle.
+    static char bytes[300000];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (char)('a' + i % 23);
+    struct slice pieces[] = {slice_of(bytes, 1), slice_of(bytes + 1, 0),
+                             slice_of(bytes + 1, 199999), slice_of(bytes + 200000, 100000)};
+    struct slice small[] = {SLICE_LIT("ab"), SLICE_LIT("c")};
+    struct peer *peer = kit_warm();
+    for (int round = 0; round < 4; round++) {
+        bool is_large = round % 2 == 0;
+        struct result result;
+        struct fetch_request request =
+            is_large ? kit_post("/large", pieces, 4) : kit_post("/small", small, 2);
+        if (round == 2)
+            request.method = SLICE_LIT("PUT");
+        kit_start(&result, &request);
+        const char *text = kit_request(peer);
+        const char *body = strstr(text, "\r\n\r\n") + 4;
+        size_t len = peer->len - (size_t)(body - text);
+        ck_assert(strncmp(text,
+                          round == 2 ? "PUT /large "
+                          : is_large ? "POST /large "
+                                     : "POST /small ",
+                          11) == 0);
+        ck_assert(strstr(text, "Content-Type") == NULL);
+        if (is_large)
+            ck_assert(slice_eq(slice_of(body, len), slice_of(bytes, sizeof bytes)));
+        else
+            ck_assert(slice_eq(slice_of(body, len), SLICE_LIT("abc")));
+        kit_say(peer, "HTTP/1.1 204 No\r\n\r\n");
+        KIT_UNTIL(result.dones);
+        ck_assert_int_eq(result.err, 0);
+        ck_assert(result.info.is_reused);
+        ck_assert_uint_eq(result.info.bytes_sent, peer->len);
+    }
+    kit_close(peer);
+}
+END_TEST
+
+START_TEST(test_early_answer)
+{
+    // The upstream refuses before the body is out: its answer arrives, the connection is not kept.
+    struct result result;
+    struct fetch_request request = kit_post("/up", NULL, 0);
+    request.is_streamed = true;
+    request.body_length = -1;
+    kit_start(&result, &request);
+    struct peer *peer = kit_accept();
+    ck_assert_int_eq(fetch_write(result.fetch, SLICE_LIT("abc")), 0);
+    kit_turns(5);
+    kit_say(peer, "HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
+    KIT_UNTIL(result.body.len == 2);
+    ck_assert_int_eq(result.status, 413);
+    if (result.fetch != NULL)
+        fetch_write_end(result.fetch);
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, 0);
+    ck_assert_uint_eq(fetcher_counters(kit_fetcher)->idle_connections, 0);
+    kit_end(&result);
+    kit_close(peer);
+}
+END_TEST
+
 // ---- timers
 
 START_TEST(test_timers)
@@ -1403,6 +1468,8 @@ int main(void)
     tcase_add_test(tcase, test_pause_then_cut);
     tcase_add_loop_test(tcase, test_upload, 0, 2);
     tcase_add_test(tcase, test_upload_slowly);
+    tcase_add_test(tcase, test_large_body);
+    tcase_add_test(tcase, test_early_answer);
     tcase_add_loop_test(tcase, test_timers, 0, 5);
     tcase_add_loop_test(tcase, test_connect_timers, 0, 2);
     tcase_add_test(tcase, test_upload_timer);

@@ -1,5 +1,6 @@
 #pragma once
 // What the state floor's tests share: a fresh folder under /tmp, removed at the end.
+#include "base/log.h"
 #include <check.h>
 #include <dirent.h>
 #include <stdio.h>
@@ -55,6 +56,7 @@ static inline void test_write_file(const char *path, const char *text)
 static inline int test_main(const char *name, const TTest *const *tests, size_t count,
                             enum fork_status fork_status)
 {
+    log_set_level(LOG_ERROR); // expected errors are still shown
     Suite *suite = suite_create(name);
     TCase *cases = tcase_create(name);
     tcase_set_timeout(cases, 240);

@@ -408,17 +408,21 @@ START_TEST(an_outside_lock_only_delays)
 }
 END_TEST
 
+int main(void)
+{
+    const TTest *const tests[] = {
+        records_round_trip,
+        rows_and_rollups_follow_within_200_ms,
+        a_bad_record_is_quarantined_and_its_group_commits,
+        many_threads_push_and_old_records_are_dropped,
+        a_full_disk_makes_it_sick_and_room_heals_it,
+        a_replaced_journal_continues_the_numbers,
+        an_outside_lock_only_delays,
+        a_kill_at_any_point_loses_and_doubles_nothing,
+    };
+    size_t count = sizeof(tests) / sizeof(tests[0]);
 #ifdef MOONGATE_TSAN
-// A forked child of a process with threads is outside what the thread sanitizer can follow.
-TEST_MAIN("journal", records_round_trip, rows_and_rollups_follow_within_200_ms,
-          a_bad_record_is_quarantined_and_its_group_commits,
-          many_threads_push_and_old_records_are_dropped, a_replaced_journal_continues_the_numbers,
-          an_outside_lock_only_delays)
-#else
-TEST_MAIN("journal", records_round_trip, rows_and_rollups_follow_within_200_ms,
-          a_bad_record_is_quarantined_and_its_group_commits,
-          many_threads_push_and_old_records_are_dropped,
-          a_full_disk_makes_it_sick_and_room_heals_it,
-          a_kill_at_any_point_loses_and_doubles_nothing, a_replaced_journal_continues_the_numbers,
-          an_outside_lock_only_delays)
+    count--; // the thread sanitizer cannot follow a fork that starts threads
 #endif
+    return test_main("journal", tests, count, CK_NOFORK);
+}
