@@ -150,7 +150,7 @@ end
 
 local FIELDS = {
   "id", "request_id", "method", "path", "query", "headers", "client_ip", "dialect", "op", "model",
-  "max_output", "is_plugin_route", "started_ms", "attempt", "tried", "can_retry",
+  "is_stream", "max_output", "is_plugin_route", "started_ms", "attempt", "tried", "can_retry",
   "candidates", "key", "user", "upstream", "usage", "cost", "status", "error", "finish_reason",
   "ttft_ms", "duration_ms", "flags", "vars", "gw", "body_size", "outgoing", "identity",
 }

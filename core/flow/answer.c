@@ -2,10 +2,27 @@
 // client's dialect, as a stream or gathered to one body.
 #include "flow/exchange.h"
 
+// "chatcmpl-", "msg_", "resp_", "cmpl-" and the exchange's id: unique and ordered by time.
+static void name_answer(struct exchange *ex)
+{
+    const char *prefix = ex->ctx.dialect == DIALECT_ANTHROPIC   ? "msg_"
+                         : ex->ctx.dialect == DIALECT_RESPONSES ? "resp_"
+                         : ex->ctx.op == DIALECT_OP_COMPLETIONS ? "cmpl-"
+                                                                : "chatcmpl-";
+    size_t len = strlen(prefix);
+    memcpy(ex->writer.id, prefix, len);
+    for (const char *c = ex->ctx.id_text; *c; c++) {
+        if (*c != '-')
+            ex->writer.id[len++] = *c;
+    }
+    ex->writer.id[len] = '\0';
+}
+
 static void begin_writer(struct exchange *ex)
 {
     dialect_writer_init(&ex->writer, ex->ctx.dialect, ex->ctx.op, ex->ctx.arena);
     ex->has_writer = true;
+    name_answer(ex);
     ex->writer.include_usage = ex->has_include_usage;
     ex->writer.created_s = ex->ctx.started_wall_ms / 1000;
     size_t len = ex->ctx.model.len < sizeof ex->writer.model - 1 ? ex->ctx.model.len

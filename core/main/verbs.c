@@ -242,7 +242,7 @@ static int key_create(struct tool *tool)
                    tool_run(tool, "key.create", ADMIN_KEY_CREATE, buf_slice(&request), &answer);
     struct json_doc *doc = is_good ? parse(buf_slice(&answer)) : NULL;
     if (doc) {
-        struct slice id = text_of(json_root(doc), "id");
+        struct slice id = text_of(json_root(doc), "uid");
         struct slice key = text_of(json_root(doc), "key_value");
         if (tool->is_json)
             printf("{\"id\":\"%.*s\",\"key\":\"%.*s\"}\n", SLICE_FMT(id), SLICE_FMT(key));
@@ -269,10 +269,10 @@ static int key_list(struct tool *tool)
         yyjson_val *row;
         yyjson_arr_foreach(yyjson_obj_get(json_root(doc), "items"), i, max, row)
         {
-            printf("%-37.*s %-14.*s %-9s ", SLICE_FMT(text_of(row, "id")),
+            printf("%-37.*s %-14.*s %-9s ", SLICE_FMT(text_of(row, "uid")),
                    SLICE_FMT(text_of(row, "key_prefix")),
                    yyjson_get_bool(yyjson_obj_get(row, "is_active")) ? "active" : "revoked");
-            show_time(yyjson_obj_get(row, "created_at_ms"), "-");
+            show_time(yyjson_obj_get(row, "created_ms"), "-");
             printf(" %.*s\n", SLICE_FMT(text_of(row, "name")));
         }
         json_doc_free(doc);
@@ -355,7 +355,7 @@ static int upstream_create(struct tool *tool)
         if (tool->is_json)
             printf("%.*s\n", SLICE_FMT(buf_slice(&answer)));
         else
-            printf("id  %.*s\n", SLICE_FMT(text_of(json_root(doc), "id")));
+            printf("id  %.*s\n", SLICE_FMT(text_of(json_root(doc), "uid")));
         json_doc_free(doc);
     }
     buf_wipe(&request);
@@ -376,7 +376,7 @@ static int upstream_list(struct tool *tool)
         yyjson_val *row;
         yyjson_arr_foreach(yyjson_obj_get(json_root(doc), "items"), i, max, row)
         {
-            printf("%-37.*s %-20.*s %-12.*s %-9s %.*s\n", SLICE_FMT(text_of(row, "id")),
+            printf("%-37.*s %-20.*s %-12.*s %-9s %.*s\n", SLICE_FMT(text_of(row, "uid")),
                    SLICE_FMT(text_of(row, "name")), SLICE_FMT(text_of(row, "provider")),
                    yyjson_get_bool(yyjson_obj_get(row, "is_active")) ? "active" : "inactive",
                    SLICE_FMT(text_of(row, "base_url")));

@@ -42,8 +42,11 @@ static int gw_sleep(lua_State *L)
     if (!sleep)
         return async_error(L, "out of memory");
     sleep->op = (struct async_op){.name = "sleep", .cancel = cancel_sleep};
-    loop_timer_init(plugin_of(L)->generation->script->options.loop, &sleep->timer, on_sleep_over);
-    loop_timer_start(&sleep->timer, (uint64_t)(seconds * 1000));
+    struct loop *loop = plugin_of(L)->generation->script->options.loop;
+    // The loop's clock is as old as this turn: a sleep is never shorter than asked for.
+    uint64_t age_ms = clock_boot_ms() - loop_now_ms(loop);
+    loop_timer_init(loop, &sleep->timer, on_sleep_over);
+    loop_timer_start(&sleep->timer, (uint64_t)(seconds * 1000) + age_ms);
     return async_wait(L, &sleep->op);
 }
 

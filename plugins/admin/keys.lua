@@ -68,11 +68,14 @@ local NEW_KEY = schema.record {
 
 keys.routes = {
   { "POST", "/admin/keys", create, auth = "admin", body = NEW_KEY,
-    about = "Makes a key; key_value is shown in this answer only." },
+    about = "Makes a key; key_value is shown in this answer only.",
+    responses = { [201] = "The key.", [400] = "An upstream is unknown or inactive.",
+      [422] = "The body does not fit." } },
   { "GET", "/admin/keys", list, auth = "admin", query = paginate.query(),
     about = "Keys, the newest first." },
   { "DELETE", "/admin/keys/{uid}", revoke, auth = "admin", params = { uid = schema.uuid {} },
-    about = "Revokes a key at once." },
+    about = "Revokes a key at once.",
+    responses = { [204] = "Revoked.", [404] = "There is no such key." } },
 }
 
 return keys

@@ -45,7 +45,8 @@ process.routes = {
   { "GET", "/admin/plugins", list_plugins, auth = "admin",
     about = "Plugins with their routes, hooks and settings." },
   { "POST", "/admin/reload", reload, auth = "admin",
-    about = "Loads plugins anew; all or nothing." },
+    about = "Loads plugins anew; all or nothing.",
+    responses = { [200] = "The new plugins serve.", [400] = "`problems` says what is wrong." } },
 }
 
 return process

@@ -142,13 +142,18 @@ local UID = { uid = schema.uuid {} }
 
 upstreams.routes = {
   { "POST", "/admin/upstreams", create, auth = "admin", body = new_upstream(),
-    about = "Adds an upstream; it serves at once." },
+    about = "Adds an upstream; it serves at once.",
+    responses = { [201] = "The upstream.", [400] = "The name is taken.",
+      [422] = "The body does not fit." } },
   { "GET", "/admin/upstreams", list, auth = "admin", query = paginate.query(),
     about = "Upstreams, the newest first, inactive ones too." },
   { "PUT", "/admin/upstreams/{uid}", update, auth = "admin", params = UID,
-    body = changed_upstream(), about = "Changes what is given." },
+    body = changed_upstream(), about = "Changes what is given.",
+    responses = { [200] = "The upstream.", [400] = "The name is taken.",
+      [404] = "There is no such upstream.", [422] = "The body does not fit." } },
   { "DELETE", "/admin/upstreams/{uid}", delete, auth = "admin", params = UID,
-    about = "Switches an upstream off; its row stays for the logs." },
+    about = "Switches an upstream off; its row stays for the logs.",
+    responses = { [204] = "Switched off.", [404] = "There is no such upstream." } },
 }
 
 return upstreams

@@ -32,6 +32,7 @@ return {
     { "GET", "/health", tell_alive, auth = "none", about = "The same as /healthz." },
     { "GET", "/api/health", tell_alive, auth = "none", about = "The same as /healthz." },
     { "GET", "/readyz", tell_ready, auth = "none",
-      about = "200 when calls can be served, else 503 with reasons." },
+      about = "200 when calls can be served, else 503 with reasons.",
+      responses = { [200] = "Ready.", [503] = "Not ready; `reasons` says why." } },
   },
 }

@@ -100,6 +100,7 @@ return {
     { "PUT", "/admin/prices/{model}", put_price, auth = "admin", params = MODEL,
       body = new_price(), about = "Sets a model's price; earlier calls keep theirs." },
     { "DELETE", "/admin/prices/{model}", delete_price, auth = "admin", params = MODEL,
-      about = "Takes a model's price away." },
+      about = "Takes a model's price away.",
+      responses = { [204] = "Taken away.", [404] = "The model has no price." } },
   },
 }

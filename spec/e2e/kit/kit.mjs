@@ -111,7 +111,7 @@ export function makeHome({ conf = {}, env = {}, plugins, pluginFiles = {}, confT
   const home = {
     dir, secrets,
     confFile: path.join(dir, 'gateway.conf.lua'),
-    env: { PATH: process.env.PATH, HOME: dir, LANG: 'C.UTF-8', ...secrets, ...env },
+    env: { PATH: process.env.PATH, HOME: dir, LANG: 'C.UTF-8', MOONGATE_HOME: project, ...secrets, ...env },
     // Writes plugins/NAME/FILE; a plain NAME is its init.lua.
     writePlugin(name, text, file = 'init.lua') {
       const folder = path.join(dir, 'plugins', name);

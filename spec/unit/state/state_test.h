@@ -36,7 +36,8 @@ static inline void test_dir_clear(const char *path)
         char name[512];
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
-        snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
+        int len = snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
+        ck_assert_int_lt(len, (int)sizeof(name));
         if (unlink(name) != 0)
             test_dir_clear(name);
     }
