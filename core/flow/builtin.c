@@ -254,6 +254,22 @@ static void serve_options(struct flow *flow, struct http1_stream *stream, struct
         http1_abort(stream, "answer could not be sent");
 }
 
+// A base URL that ends in /v1, given to a client that adds it: tells the right path.
+static void refuse_double_v1(struct flow *flow, struct http1_stream *stream)
+{
+    const struct http1_request *request = http1_request(stream);
+    long at = slice_find(request->path, SLICE_LIT("/v1/v1"));
+    size_t head = at > 0 ? (size_t)at : 0;
+    struct slice rest = slice_from(request->path, head + strlen("/v1"));
+    struct slice message =
+        arena_printf(request->arena,
+                     "The path has /v1 twice: set the client's base URL without the last /v1. The "
+                     "right path is %.*s%.*s.",
+                     SLICE_FMT(slice_of(request->path.ptr, head)), SLICE_FMT(rest));
+    builtin_refuse(flow, stream, 404, "not_found",
+                   message.ptr ? message.ptr : "The path has /v1 twice.", SLICE_LIT(""));
+}
+
 // True when the request was answered here.
 bool builtin_serve(struct flow *flow, struct http1_stream *stream, const struct route *route)
 {
@@ -282,11 +298,7 @@ bool builtin_serve(struct flow *flow, struct http1_stream *stream, const struct 
             http1_abort(stream, "answer could not be sent");
         return true;
     }
-    case ROUTE_DOUBLE_V1:
-        builtin_refuse(flow, stream, 404, "not_found",
-                       "The path has /v1 twice: set the client's base URL without the last /v1.",
-                       SLICE_LIT(""));
-        return true;
+    case ROUTE_DOUBLE_V1: refuse_double_v1(flow, stream); return true;
     case ROUTE_UNKNOWN_V1: return false; // a plugin may have it
     case ROUTE_MODEL:
     case ROUTE_MODELS:

@@ -108,7 +108,15 @@ int worker_command(struct worker *worker, enum worker_command command, struct pl
     message->is_waited_for = waits;
     pthread_mutex_init(&message->lock, NULL);
     pthread_cond_init(&message->changed, NULL);
-    loop_post(worker->loop, &message->message);
+    pthread_mutex_lock(&worker->lock); // its loop must not go while we post
+    bool is_posted = worker->takes_commands;
+    if (is_posted)
+        loop_post(worker->loop, &message->message);
+    pthread_mutex_unlock(&worker->lock);
+    if (!is_posted) {
+        free(message);
+        return GW_ECANCELLED;
+    }
     if (!waits)
         return GW_OK;
     pthread_mutex_lock(&message->lock);
@@ -254,6 +262,7 @@ static void announce(struct worker *worker, int err)
 {
     pthread_mutex_lock(&worker->lock);
     worker->is_ready = true;
+    worker->takes_commands = err == GW_OK;
     worker->start_err = err;
     pthread_cond_signal(&worker->changed);
     pthread_mutex_unlock(&worker->lock);
@@ -275,6 +284,9 @@ static void *worker_main(void *arg)
     announce(worker, err);
     if (!err)
         loop_run(worker->loop);
+    pthread_mutex_lock(&worker->lock);
+    worker->takes_commands = false; // close_all delivers what was posted before
+    pthread_mutex_unlock(&worker->lock);
     if (worker->reader)
         epoch_enter(worker->reader);
     close_all(worker);

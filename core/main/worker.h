@@ -33,6 +33,7 @@ struct worker {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool is_ready, has_stopped;
+    bool takes_commands; // its loop is there
     int start_err;
     char error[512];
 };

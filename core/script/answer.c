@@ -232,11 +232,10 @@ static void on_answer_end(struct coroutine *co, int err)
         return;
     }
     if (err) {
-        plugin_fault(co->plugin, "stream", co->error);
+        plugin_fault(co->plugin, "stream", false, co->error);
         fail(ctx);
         return;
     }
-    co->plugin->faults = 0;
     err = answer->has_ended ? 0 : finish(ctx, answer, EVENT_FINISH_STOP);
     ctx->generation->script->options.host->on_answer_end(ctx, err == GW_EAGAIN ? 0 : err);
 }

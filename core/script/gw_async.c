@@ -234,7 +234,7 @@ static int push_spawned(lua_State *L, void *arg)
 static void on_spawn_end(struct coroutine *co, int err)
 {
     if (err)
-        plugin_fault(co->plugin, "spawn", co->error);
+        plugin_fault(co->plugin, "spawn", false, co->error);
 }
 
 static void drop_spawn(struct spawn *spawn)
@@ -251,7 +251,7 @@ static void start_spawned(struct loop_task *task)
     const struct co_options options = {
         .plugin = spawn->plugin, .what = "spawn", .on_end = on_spawn_end};
     if (co_start(&options, push_spawned, spawn, NULL) != 0)
-        plugin_fault(spawn->plugin, "spawn", SLICE_LIT("not started: too much is running"));
+        plugin_fault(spawn->plugin, "spawn", false, SLICE_LIT("not started: too much is running"));
     drop_spawn(spawn);
 }
 

@@ -192,7 +192,7 @@ static void deny_for_error(struct ctx *ctx, const struct plugin_rt *plugin)
 static enum step after_error(struct ctx *ctx, struct plugin_rt *plugin, enum script_hook hook,
                              struct slice error)
 {
-    plugin_fault(plugin, hook_name(hook), error);
+    plugin_fault(plugin, hook_name(hook), true, error);
     if (!error_denies(plugin, hook)) {
         // What a failed skip plugin said before it failed does not count.
         if (hook != SCRIPT_ERROR && hook != SCRIPT_FINISH) {
@@ -493,7 +493,7 @@ static int call_direct(struct direct_call *call, lua_CFunction fn, enum script_h
         log_event(LOG_WARN, "plugin_slow", LOG_STR("plugin", call->plugin->name),
                   LOG_STR("in", hook_name(hook)), LOG_INT("ms", took_ms));
     if (err)
-        plugin_fault(call->plugin, hook_name(hook), slice_str(error));
+        plugin_fault(call->plugin, hook_name(hook), true, slice_str(error));
     else
         call->plugin->faults = 0;
     return err;

@@ -502,7 +502,7 @@ static void end_with_problems(struct script_route_call *call, int status, const 
         if (is_rendered)
             response = rendered;
         else
-            plugin_fault(plugin, "render_error", slice_str(error));
+            plugin_fault(plugin, "render_error", false, slice_str(error));
     }
     if (!is_rendered)
         render_default(&response);
@@ -557,9 +557,10 @@ static void push_principal(lua_State *L, const struct script_route_call *call)
 static void set_value(lua_State *L, const struct script_route_call *call, const char *name,
                       const struct schema_value *value)
 {
-    if (!value)
-        return;
-    plugin_push_value(L, call->plugin->def, value);
+    if (value)
+        plugin_push_value(L, call->plugin->def, value);
+    else
+        lua_newtable(L);
     lua_setfield(L, -2, name);
 }
 
@@ -586,7 +587,8 @@ static void push_request(lua_State *L, struct script_route_call *call)
     }
     set_value(L, call, "params", call->params);
     set_value(L, call, "query", call->query);
-    set_value(L, call, "body", call->body);
+    if (call->body)
+        set_value(L, call, "body", call->body);
     if (!call->entry->def->body && call->request.body.len > 0) {
         lua_env_push_slice(L, call->request.body);
         lua_setfield(L, -2, "body");
@@ -658,7 +660,7 @@ static void end_authorising(struct script_route_call *call, struct coroutine *co
     struct auth_result result = {.call = call, .from = co->thread};
     char error[300];
     if (lua_env_protect(co->plugin->generation->env, read_auth, &result, error, sizeof error)) {
-        plugin_fault(call->plugin, "auth", slice_str(error));
+        plugin_fault(call->plugin, "auth", false, slice_str(error));
         end_with_error(call, 500, "internal_error", "The server could not answer this request.");
         return;
     }
@@ -682,7 +684,7 @@ static void on_route_end(struct coroutine *co, int err)
     struct plugin_rt *plugin = co->plugin;
     call->co = NULL;
     if (err) {
-        plugin_fault(plugin, call->is_authorising ? "auth" : "route", co->error);
+        plugin_fault(plugin, call->is_authorising ? "auth" : "route", false, co->error);
         drop_principal(call);
         end_with_error(call, 500, "internal_error", "The server could not answer this request.");
         return;
@@ -695,11 +697,10 @@ static void on_route_end(struct coroutine *co, int err)
     struct response response = {.call = call, .from = co->thread};
     char error[300];
     if (lua_env_protect(plugin->generation->env, read_response, &response, error, sizeof error)) {
-        plugin_fault(plugin, "route", slice_str(error));
+        plugin_fault(plugin, "route", false, slice_str(error));
         end_with_error(call, 500, "internal_error", "The server could not answer this request.");
         return;
     }
-    plugin->faults = 0;
     end_call(call, &response);
 }
 

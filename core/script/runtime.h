@@ -76,8 +76,9 @@ struct script {
 struct plugin_rt *plugin_of(lua_State *L); // the plugin whose C closure runs (upvalue 1)
 struct script_generation *generation_of(lua_State *L);
 struct plugin_rt *plugin_running(lua_State *L); // NULL: none
-// Counts a fault of a plugin, logs it, switches a skip plugin off after three in a row.
-void plugin_fault(struct plugin_rt *plugin, const char *what, struct slice error);
+// Counts and logs a fault of a plugin. is_hook: three in a row switch a skip plugin off (callers of
+// a route must not be able to do so).
+void plugin_fault(struct plugin_rt *plugin, const char *what, bool is_hook, struct slice error);
 
 // ---- ctx_lua.c
 void ctx_lua_open(struct script_generation *generation, lua_State *L);

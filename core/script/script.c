@@ -25,16 +25,16 @@ struct plugin_rt *plugin_running(lua_State *L)
     return co ? co->plugin : generation_of(L)->direct;
 }
 
-void plugin_fault(struct plugin_rt *plugin, const char *what, struct slice error)
+void plugin_fault(struct plugin_rt *plugin, const char *what, bool is_hook, struct slice error)
 {
     const struct script *script = plugin->generation->script;
     const struct slice labels[] = {slice_str(plugin->name), slice_str(what)};
     if (script->options.shard && script->metric_errors >= 0)
         stats_add(script->options.shard, script->metric_errors, labels, 2, 1);
-    plugin->faults++;
+    plugin->faults += is_hook;
     log_event(LOG_ERROR, "plugin_error", LOG_STR("plugin", plugin->name), LOG_STR("in", what),
               LOG_SLICE("error", error), LOG_INT("in_a_row", plugin->faults));
-    if (plugin->faults == PLUGIN_MAX_FAULTS && !plugin->denies_on_error) {
+    if (is_hook && plugin->faults == PLUGIN_MAX_FAULTS && !plugin->denies_on_error) {
         plugin->is_off = true;
         log_event(LOG_ERROR, "plugin_off", LOG_STR("plugin", plugin->name),
                   LOG_STR("why", "three errors in a row; a reload turns it on again"));
@@ -225,7 +225,7 @@ static void free_generation(struct script_generation *generation)
             char error[300];
             generation->direct = plugin;
             if (lua_env_protect(generation->env, close_plugin, plugin, error, sizeof error) != 0)
-                plugin_fault(plugin, "close", slice_str(error));
+                plugin_fault(plugin, "close", false, slice_str(error));
             generation->direct = NULL;
         }
         spawn_drop_all(generation); // what close spawned

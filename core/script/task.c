@@ -34,9 +34,7 @@ static void on_task_end(struct coroutine *co, int err)
     task->co = NULL;
     loop_timer_stop(&task->deadline);
     if (err)
-        plugin_fault(co->plugin, "task", co->error);
-    else
-        co->plugin->faults = 0;
+        plugin_fault(co->plugin, "task", false, co->error);
 }
 
 static void schedule(struct script_task *task)

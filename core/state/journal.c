@@ -20,6 +20,9 @@
 #define KEEP_RECORDS 10000
 #define DROP_STEP 5000
 #define PROBE_MS 1000
+// Records that nobody waits for (log rows) let others gather, so that a busy gateway syncs 40 times a
+// second instead of as often as the disk can. A record with an acknowledgement ends the wait at once.
+#define LINGER_MS 25
 
 uint32_t journal_crc32(const void *bytes, size_t len)
 {
@@ -68,7 +71,10 @@ int journal_push(struct journal *journal, enum journal_kind kind, struct slice p
         record->bytes[len - JOURNAL_TAIL + (size_t)i] = (char)(crc >> (8 * i));
     atomic_fetch_add(&journal->queued_records, 1);
     atomic_fetch_add(&journal->pushed, 1);
-    if (mpsc_push(&journal->queue, &record->node))
+    bool must_wake = mpsc_push(&journal->queue, &record->node);
+    if (ack)
+        sem_post(&journal->hurry);
+    if (must_wake)
         sem_post(&journal->wake);
     return 0;
 }
@@ -208,15 +214,32 @@ static void probe(struct journal *journal)
     log_event(LOG_WARN, "journal_recovered", LOG_INT("seq", atomic_load(&journal->committed_seq)));
 }
 
+static void linger(struct journal *journal)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += LINGER_MS * 1000000L;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    (void)sem_timedwait(&journal->hurry, &until);
+    while (sem_trywait(&journal->hurry) == 0)
+        ; // all that hurried so far are in the group that follows
+}
+
 static void *journal_run(void *arg)
 {
     struct journal *journal = arg;
+    pthread_setname_np(pthread_self(), "journal");
     for (;;) {
         size_t count = 0;
         struct journal_record *group = take_group(journal, &count);
         if (group) {
             commit_group(journal, group, count);
             (void)drop_applied(journal);
+            if (!atomic_load(&journal->is_stopping))
+                linger(journal);
             continue;
         }
         if (drop_applied(journal))
@@ -233,6 +256,8 @@ static void *journal_run(void *arg)
         if (sem_timedwait(&journal->wake, &until) != 0 && errno == ETIMEDOUT &&
             atomic_load(&journal->is_sick) && !journal->is_final)
             probe(journal);
+        else if (!atomic_load(&journal->is_stopping))
+            linger(journal);
     }
     return NULL;
 }
@@ -269,6 +294,7 @@ int journal_flush(struct journal *journal, uint32_t timeout_ms)
         until.tv_nsec -= 1000000000;
     }
     uint64_t pushed = atomic_load(&journal->pushed);
+    sem_post(&journal->hurry);
     int64_t seq = -1;
     int err = 0;
     pthread_mutex_lock(&journal->mutex);
@@ -330,6 +356,7 @@ static void free_journal(struct journal *journal)
     db_close(journal->db);
     applier_close_files(journal);
     sem_destroy(&journal->wake);
+    sem_destroy(&journal->hurry);
     pthread_cond_destroy(&journal->changed);
     pthread_mutex_destroy(&journal->mutex);
     free(journal);
@@ -359,6 +386,7 @@ int journal_open(const struct journal_options *options, struct journal **out, ch
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&journal->mutex, NULL);
     sem_init(&journal->wake, 0, 0);
+    sem_init(&journal->hurry, 0, 0);
     mpsc_init(&journal->queue);
     int err = open_files(journal, options, error, error_size);
     if (err) {
@@ -386,6 +414,7 @@ void journal_close(struct journal *journal)
     if (!journal)
         return;
     atomic_store(&journal->is_stopping, true);
+    sem_post(&journal->hurry);
     sem_post(&journal->wake);
     pthread_join(journal->thread, NULL);
     if (journal_flush(journal, 60000) != 0)

@@ -31,6 +31,7 @@ struct applier_side {
 struct journal {
     struct mpsc queue;
     sem_t wake;
+    sem_t hurry; // somebody waits for the commit: no lingering
     atomic_bool is_stopping, is_sick;
     bool is_final;                     // an fsync failed: sick for good. Journal thread.
     _Atomic uint64_t pushed, finished; // records; finished: committed or failed

@@ -30,8 +30,8 @@ local function retry_elsewhere(ctx, conf)
   if not ctx.can_retry or ctx.attempt >= conf.max_attempts then
     return nil
   end
-  local failure = ctx.error
-  if not failure or not is_worth_another(ctx, failure, conf) then
+  local failure = ctx.error -- without a kind it is that of an earlier attempt
+  if not failure or not failure.kind or not is_worth_another(ctx, failure, conf) then
     return nil
   end
   ctx:flag("failover")

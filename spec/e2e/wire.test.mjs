@@ -69,6 +69,7 @@ function expectedUsage({ expect }) {
 function judge(recording, answer) {
   const text = recording.bytes.toString('utf8');
   const read = recording.isStream ? readStream(recording.api, text) : readBody(recording.api, text);
+  if (recording.expect?.may_end !== undefined) read.isDone = recording.expect.may_end;
   const same = answer.body.equals(recording.bytes);
   if (recording.status >= 400) {
     const keeps = [400, 404, 413, 422, 429].includes(recording.status);
@@ -226,7 +227,7 @@ describe('recordings over sockets', () => {
     const [plain, injected] = await fake.requests();
     assert.equal(plain.body, text);
     assert.deepEqual(JSON.parse(injected.body).stream_options, { include_usage: true });
-    assert.equal(injected.body.replace(/"stream_options":\{"include_usage":true\},?\s*/, ''),
+    assert.equal(injected.body.replace('"stream_options":{"include_usage":true},', ''),
       text.replace('"model"', '"stream":true,"model"'));
   });
 });

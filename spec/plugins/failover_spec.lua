@@ -52,6 +52,10 @@ describe("failover", function()
     assert.is_nil((reply(nil, { upstream = { status = 200 } })))
   end)
 
+  it("does not take an earlier attempt's error for this one's", function()
+    assert.is_nil((reply({ status = 502 }, { attempt = 2, upstream = { status = 200 } })))
+  end)
+
   it("never retries once something reached the client", function()
     assert.is_nil((reply({ kind = "connect" }, { can_retry = false })))
   end)

@@ -73,10 +73,16 @@ export function usageOf(api, objects) {
 
 const isErrorObject = (value, event) => Boolean(value && (value.error && (event === 'error' || value.error.message ||
   typeof value.error === 'string' || value.type === 'error')) || event === 'error' || value?.type === 'error' ||
-  value?.type === 'response.failed');
+  value?.object === 'error' || value?.type === 'response.failed');
+
+// What comes after the end is not part of the answer; some recordings are several, one after another.
+function untilEnd(api, list) {
+  const end = list.findIndex((one) => api === 'messages' ? one.value?.type === 'message_stop' : one.data.startsWith('[DONE]'));
+  return end < 0 ? list : list.slice(0, end + 1);
+}
 
 export function readStream(api, text) {
-  const list = parseEvents(text);
+  const list = untilEnd(api, parseEvents(text));
   const values = list.map((one) => one.value).filter((value) => value && typeof value === 'object');
   const has = (type) => list.some((one) => one.value?.type === type);
   const isDone = api === 'messages' ? has('message_stop')
@@ -101,11 +107,12 @@ export function readBody(api, text) {
 // The recording without what injected include_usage brings: events with choices [] and a usage object.
 export function withoutUsageChunks(text) {
   const out = [];
-  let dropped = 0;
+  let dropped = 0, isDone = false;
   for (const block of text.match(/[\s\S]*?(?:\r\n\r\n|\n\n|\r\r)(?:\r\n|\n|\r)*|[\s\S]+$/g) ?? []) {
     const [one] = parseEvents(block);
     const value = one?.value;
-    if (value && Array.isArray(value.choices) && value.choices.length === 0 && value.usage &&
+    isDone ||= Boolean(one?.data.startsWith('[DONE]'));
+    if (!isDone && value && Array.isArray(value.choices) && value.choices.length === 0 && value.usage &&
       typeof value.usage === 'object') dropped++;
     else out.push(block);
   }
