@@ -103,6 +103,7 @@ return {
     "prices",
     "request_log",
     "admin",
+    "proxy",
   },
   -- lua = { memory_bytes = 268435456, instructions = 5000000, watchdog_ms = 250 },
 }

@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define GATHER_NS 5000000L
 #define QUEUE_BYTES ((size_t)8 * 1024 * 1024)
 #define QUEUE_LINES ((size_t)16384)
 #define BATCH_BYTES ((size_t)64 * 1024)
@@ -258,6 +259,10 @@ static void *log_main(void *arg)
         if (mpsc_sleep(&g.queue)) {
             while (sem_wait(&g.wake) != 0)
                 continue;
+            // Lines gather for a moment: a busy gateway wakes this thread 200 times a second, not
+            // once per exchange.
+            if (atomic_load(&g.stop_at_ms) == 0)
+                nanosleep(&(struct timespec){0, GATHER_NS}, NULL);
         }
     }
     buf_free(&batch.text);

@@ -14,7 +14,7 @@ void secret_unref(struct secret *secret); // NULL allowed; zeroed with the last 
 // The only way to the bytes: borrow them for the call that needs them; never store or log.
 struct slice secret_reveal(const struct secret *secret);
 
-void secret_zero(void *mem, size_t len); // not optimised away
+void secret_zero(void *mem, size_t len);           // not optimised away
 bool secret_equal(struct slice a, struct slice b); // constant time for equal lengths
 
 struct sha256 {

@@ -134,6 +134,8 @@ void attempt_next(struct exchange *ex)
     ctx->attempt = (uint32_t)ctx->attempt_count + 1;
     ctx->failure = CTX_FAILURE_NONE;
     ctx->is_denied = false;
+    memset(&ctx->error, 0, sizeof ctx->error); // the last attempt's stays in ctx->attempts
+    ctx->error.retry_after_ms = -1;
     ex->raw_error = SLICE_NONE;
     ex->upstream_status = 0;
     ex->retry_after_ms = -1;
@@ -414,7 +416,7 @@ void attempt_failed(struct exchange *ex, enum ctx_failure failure, int status, c
               LOG_STR("reason", reason), LOG_INT("attempt", ex->ctx.attempt));
     ex->ctx.failure = failure;
     describe(ex, failure, status);
-    ex->ctx.is_denied = true;
+    ex->ctx.is_denied = false; // the hooks decide; exchange_fail_with says it when they do not
     ex->ctx.can_retry = attempt_can_retry(ex) && next_candidate(ex) != 0;
     exchange_set_state(ex, EXCHANGE_REPLY);
     // Not from inside a transport callback: the next attempt starts another fetch.

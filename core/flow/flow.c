@@ -129,6 +129,10 @@ static void on_request(void *user, struct http1_stream *stream)
     struct slice allow = SLICE_NONE;
     const struct script_route *plugin_route =
         script_route_find(flow->script, request->method, request->path, &allow);
+    if (!plugin_route && route->kind == ROUTE_UNKNOWN_V1) // "/v1/x" under any of the mounts
+        plugin_route = script_route_find(flow->script, request->method, path, &allow);
+    if (!plugin_route && route->kind == ROUTE_NONE) // a surface tells of its own unknown paths
+        plugin_route = script_route_missing(flow->script, request->path);
     if (plugin_route)
         call_open(flow, stream, plugin_route);
     else if (allow.len)

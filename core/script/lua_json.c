@@ -54,6 +54,7 @@ static void encode_table(lua_State *L, int index, struct json_out *out, int dept
     size_t len = lua_objlen(L, index);
     if (len > 0 || is_marked_array(L, index)) {
         json_array(out);
+        lua_env_charge(L, len);
         for (size_t i = 1; i <= len; i++) {
             lua_rawgeti(L, index, (int)i);
             encode(L, lua_gettop(L), out, depth);
@@ -65,6 +66,7 @@ static void encode_table(lua_State *L, int index, struct json_out *out, int dept
     json_object(out);
     lua_pushnil(L);
     while (lua_next(L, index)) {
+        lua_env_charge(L, 1);
         size_t name_len;
         char number[32];
         struct slice name;

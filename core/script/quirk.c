@@ -10,6 +10,9 @@
 static int append_encoded(struct buf *out, struct slice text)
 {
     int err = 0;
+    // A segment of dots would be resolved away, encoded or not.
+    if (slice_is(text, ".") || slice_is(text, ".."))
+        return GW_EINVAL;
     for (size_t i = 0; i < text.len && !err; i++) {
         unsigned char c = (unsigned char)text.ptr[i];
         if (isalnum(c) || c == '-' || c == '.' || c == '_' || c == '~')

@@ -31,7 +31,7 @@ struct route_entry {
     size_t index; // in the plugin's routes
     size_t segment_count;
     struct slice segments[MAX_SEGMENTS];
-    bool is_param[MAX_SEGMENTS]; // segments: the parameter's name
+    bool is_param[MAX_SEGMENTS];          // segments: the parameter's name
     struct script_route *route, *missing; // missing: the plugin's 404 route
 };
 
@@ -79,8 +79,8 @@ static struct script_route *intern(struct script *script, const char *plugin, st
                                    struct slice pattern)
 {
     char key[1200];
-    int len = snprintf(key, sizeof key, "%s %.*s %.*s", plugin, SLICE_FMT(method),
-                       SLICE_FMT(pattern));
+    int len =
+        snprintf(key, sizeof key, "%s %.*s %.*s", plugin, SLICE_FMT(method), SLICE_FMT(pattern));
     if (len < 0 || (size_t)len >= sizeof key)
         return NULL;
     struct slice name = slice_of(key, (size_t)len);
@@ -119,8 +119,8 @@ int route_table_build(struct script_generation *generation, struct buf *problems
             entry->def = &plugin->def->routes[n];
             entry->index = n;
             entry->segment_count = split(entry->def->path, entry->segments);
-            entry->route = intern(generation->script, plugin->name, entry->def->method_text,
-                                  entry->def->path);
+            entry->route =
+                intern(generation->script, plugin->name, entry->def->method_text, entry->def->path);
             if (entry->segment_count == 0 || !entry->route) {
                 (void)!buf_printf(problems, "%s: route %.*s: too long or too many segments\n",
                                   plugin->name, SLICE_FMT(entry->def->path));
@@ -177,8 +177,8 @@ void route_table_publish(struct script_generation *generation)
                                      : (uint64_t)script->options.conf->admin_body_bytes;
     }
     for (size_t i = 0; i < generation->plugin_count; i++) {
-        struct script_route *route = intern(script, generation->plugins[i].name, SLICE_LIT("*"),
-                                            SLICE_LIT("*"));
+        struct script_route *route =
+            intern(script, generation->plugins[i].name, SLICE_LIT("*"), SLICE_LIT("*"));
         if (!route)
             continue;
         route->is_missing = true;
@@ -362,8 +362,7 @@ static void end_call(struct script_route_call *call, const struct response *resp
         has_type = has_type || slice_is_nocase(headers[i].name, "content-type");
     }
     if (!has_type && response->content_type.ptr)
-        headers[count++] =
-            (struct http1_header){SLICE_LIT("content-type"), response->content_type};
+        headers[count++] = (struct http1_header){SLICE_LIT("content-type"), response->content_type};
     script->options.host->on_route(call->user, response->status, headers, count, response->body);
 }
 
@@ -564,6 +563,13 @@ static void set_value(lua_State *L, const struct script_route_call *call, const 
     lua_setfield(L, -2, name);
 }
 
+static bool is_admin(const struct script_route_call *call)
+{
+    const struct secret *token = call->script->options.conf->admin_token;
+    return token && call->credential.len > 0 &&
+           secret_equal(secret_reveal(token), call->credential);
+}
+
 static void push_request(lua_State *L, struct script_route_call *call)
 {
     const struct http1_request *request = call->request.request;
@@ -583,6 +589,8 @@ static void push_request(lua_State *L, struct script_route_call *call)
             lua_secret_push_bytes(L, call->credential);
             lua_setfield(L, -2, "credential");
         }
+        lua_pushboolean(L, call->request.is_control || is_admin(call));
+        lua_setfield(L, -2, "is_admin");
         return;
     }
     set_value(L, call, "params", call->params);
@@ -670,8 +678,8 @@ static void end_authorising(struct script_route_call *call, struct coroutine *co
         return;
     }
     struct slice code = result.code.ptr ? result.code : SLICE_LIT("unauthorized");
-    struct slice message = result.message.ptr ? result.message
-                                              : SLICE_LIT("Authentication is required.");
+    struct slice message =
+        result.message.ptr ? result.message : SLICE_LIT("Authentication is required.");
     char *code_text = arena_copyz(call->request.arena, code);
     char *message_text = arena_copyz(call->request.arena, message);
     end_with_error(call, result.status, code_text ? code_text : "unauthorized",
@@ -730,8 +738,7 @@ static bool read_params(struct script_route_call *call, struct schema_pair *pair
         size_t len;
         if (!text || !decode_segment(segments[i], text, &len))
             return false;
-        pairs[(*count)++] =
-            (struct schema_pair){call->entry->segments[i], slice_of(text, len)};
+        pairs[(*count)++] = (struct schema_pair){call->entry->segments[i], slice_of(text, len)};
     }
     return true;
 }
@@ -787,8 +794,8 @@ static int check_body(struct script_route_call *call)
             problem->kind = "json";
             problem->message = arena_printf(arena, "%s at byte %zu", why ? why : "no JSON", at);
         }
-        end_with_problems(call, 400, "invalid_json", "The request body is not valid JSON.",
-                          problem, problem ? 1 : 0);
+        end_with_problems(call, 400, "invalid_json", "The request body is not valid JSON.", problem,
+                          problem ? 1 : 0);
         return GW_EINVAL;
     }
     if (arena_on_free(arena, free_doc, doc) != 0) {
@@ -848,13 +855,6 @@ static void run_handler(struct script_route_call *call)
         return;
     }
     start_lua(call);
-}
-
-static bool is_admin(const struct script_route_call *call)
-{
-    const struct secret *token = call->script->options.conf->admin_token;
-    return token && call->credential.len > 0 &&
-           secret_equal(secret_reveal(token), call->credential);
 }
 
 // The directory's key of the credential, when it may be used now.

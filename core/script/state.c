@@ -12,14 +12,16 @@
 #include <unistd.h>
 
 #define HOOK_STEP 1000
-// CPU time of one entry: 1 ms for 100,000 instructions of its budget, at least 50 ms. Guards against
-// C functions that are dear but return.
+// CPU time of one entry: 1 ms for 100,000 instructions of its budget, at least 40 ms. Guards
+// against C functions that are dear but return.
 #define INSTRUCTIONS_PER_MS 100000u
 #if defined(MOONGATE_ASAN) || defined(MOONGATE_TSAN)
 #define MIN_CPU_MS 1000u // the sanitizers slow C down, not Lua
 #else
-#define MIN_CPU_MS 50u
+#define MIN_CPU_MS 40u
 #endif
+
+#define MIN_LARGEST ((size_t)4 << 20)
 
 struct lua_env {
     lua_State *L;
@@ -29,6 +31,7 @@ struct lua_env {
     uint64_t default_budget;
     struct lua_env_scope scope;
     unsigned depth; // of nested entries
+    uint64_t fail_after;
     bool is_killed, was_collected, use_jit;
     char kill_text[64];
     void *owner, *current;
@@ -53,6 +56,11 @@ static void *env_alloc(void *user, void *ptr, size_t old_size, size_t new_size)
         size_t more = new_size - old_size;
         // C glue outside of an entry may use the reserve.
         size_t limit = env->scope.is_running ? env->cap - env->reserve : env->cap;
+        if (env->fail_after > 0 && --env->fail_after == 0)
+            return NULL;
+        // One huge string or table costs more time than the hook can see.
+        if (env->scope.is_running && new_size > MIN_LARGEST && new_size > env->cap / 8)
+            return NULL;
         if (more > limit || env->used > limit - more)
             return NULL;
         if (env->scope.is_running) {
@@ -115,6 +123,8 @@ static bool is_over_time(struct lua_env *env)
     uint64_t limit_ms = env->scope.budget / INSTRUCTIONS_PER_MS;
     if (limit_ms < MIN_CPU_MS)
         limit_ms = MIN_CPU_MS;
+    if (env->scope.cpu_ns == 0)
+        env->scope.cpu_ns = cpu_now_ns();
     if (wall_now_ns() - env->scope.started_ns < limit_ms * 1000000u)
         return false;
     return cpu_now_ns() - env->scope.cpu_ns >= limit_ms * 1000000u;
@@ -159,11 +169,11 @@ void lua_env_begin(struct lua_env *env, uint64_t instructions)
 {
     if (env->depth++ > 0)
         return;
-    env->scope = (struct lua_env_scope){.budget = instructions ? instructions
-                                                               : env->default_budget,
-                                        .started_ns = wall_now_ns(),
-                                        .cpu_ns = cpu_now_ns(),
-                                        .is_running = true};
+    env->scope = (struct lua_env_scope){
+        .budget = instructions ? instructions : env->default_budget,
+        .started_ns = wall_now_ns(),
+        .cpu_ns = 0, // read at the first count hook: most entries never get there
+        .is_running = true};
     env->volume = 0;
     env->is_killed = env->was_collected = false;
     lua_sethook(env->L, on_count, LUA_MASKCOUNT, HOOK_STEP);
@@ -426,6 +436,11 @@ int64_t lua_env_take_growth(struct lua_env *env)
     int64_t growth = env->growth;
     env->growth = 0;
     return growth;
+}
+
+void lua_env_fail_after(struct lua_env *env, uint64_t count)
+{
+    env->fail_after = count;
 }
 
 static int collect(lua_State *L)

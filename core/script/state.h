@@ -95,6 +95,9 @@ int64_t lua_env_take_growth(struct lua_env *env);
 // End of turn: collects when more than half of the cap is used. True when still above 75 %.
 bool lua_env_turn_end(struct lua_env *env);
 
+// For tests: the count-th growing allocation from now fails, once. 0: none.
+void lua_env_fail_after(struct lua_env *env, uint64_t count);
+
 // ---- small tools for C functions
 
 // A buf that is freed with the Lua value: pushes a userdata and gives its buf (cap bytes).

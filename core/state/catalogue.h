@@ -35,7 +35,7 @@ struct upstream {
     // 0 = the process's default
     uint32_t connect_ms, tls_ms, first_byte_ms, event_ms;
     bool drains_on_disconnect, has_disconnect_policy;
-    struct slice config_json; // operator's free settings for plugins, "{}" when none
+    struct slice config_json;   // operator's free settings for plugins, "{}" when none
     struct health_slot *health; // survives replacement
     int64_t created_ms, updated_ms;
 };
@@ -46,7 +46,7 @@ struct price {
     int64_t version;    // row id: stored in each log row
     int64_t input, output, cache_read, cache_write_5m, cache_write_1h, reasoning, audio_in,
         audio_out, image_in, per_call; // per_call: nano-USD
-    int64_t max_output; // tokens; < 0: unknown
+    int64_t max_output;                // tokens; < 0: unknown
 };
 
 struct catalogue {

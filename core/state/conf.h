@@ -31,7 +31,7 @@ struct conf {
 #define CONF_INT(field, path, env, def, min, max, help) int64_t field;
 #define CONF_MS(field, path, env, def_ms, min_ms, max_ms, help) int64_t field; // seconds in Lua
 #define CONF_BOOL(field, path, env, def, help) bool field;
-#define CONF_MONEY(field, path, env, def, help) int64_t field; // nano-USD
+#define CONF_MONEY(field, path, env, def, help) int64_t field;    // nano-USD
 #define CONF_LIST(field, path, env, help) struct conf_list field; // texts; comma list in the env
 #define CONF_SECRET(field, path, env, help) struct secret *field; // NULL: unset
 #include "../../schema/config_keys.h"
@@ -60,8 +60,8 @@ enum conf_type {
 };
 struct conf_key {
     enum conf_type type;
-    const char *path; // "limits.body_bytes"
-    const char *env;  // "" when none
+    const char *path;         // "limits.body_bytes"
+    const char *env;          // "" when none
     const char *default_text; // as in the table: milliseconds for times, without quotes
     int64_t min, max;         // milliseconds for times
     const char *help;

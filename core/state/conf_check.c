@@ -3,6 +3,7 @@
 // reason begins with the variable's name.
 #include "base/buf.h"
 #include "codec/fernet.h"
+#include "codec/url.h"
 #include "state/conf.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -204,6 +205,20 @@ static int check_urls(const struct conf *conf, char *why, size_t why_size)
     return GW_EINVAL;
 }
 
+static int check_hosts(const struct conf *conf, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < conf->allowed_private_hosts.count; i++) {
+        struct slice rule = conf->allowed_private_hosts.items[i];
+        if (url_rule_check(rule) == 0)
+            continue;
+        snprintf(why, why_size,
+                 "ALLOWED_PRIVATE_HOSTS: \"%.*s\" is no host, host:port, CIDR or CIDR:port",
+                 (int)(rule.len > 60 ? 60 : rule.len), rule.ptr);
+        return GW_EINVAL;
+    }
+    return 0;
+}
+
 int conf_check(const struct conf *conf, char *why, size_t why_size)
 {
     struct fernet *fernet = NULL;
@@ -216,6 +231,8 @@ int conf_check(const struct conf *conf, char *why, size_t why_size)
         err = check_admin(conf, why, why_size);
     if (err == 0)
         err = check_urls(conf, why, why_size);
+    if (err == 0)
+        err = check_hosts(conf, why, why_size);
     if (err == 0)
         err = conf_database_path(conf, &path, why, why_size);
     return err;

@@ -21,9 +21,9 @@ struct key_entry {
     int64_t id;
     char uid[37];
     struct sha256 hash;
-    int64_t user_id; // 0: none
-    bool is_active;  // false: revoked or disabled
-    int64_t expires_ms; // 0: never
+    int64_t user_id;     // 0: none
+    bool is_active;      // false: revoked or disabled
+    int64_t expires_ms;  // 0: never
     struct slice prefix; // shown part
     struct slice name;
     const int64_t *upstream_ids; // count 0 with has_upstream_list false: all
@@ -51,8 +51,7 @@ void directory_drop_key(struct directory *directory, int64_t id);
 GW_MUSTCHECK int directory_put_user(struct directory *directory, const struct user_entry *entry);
 void directory_drop_user(struct directory *directory, int64_t id);
 // Inside an epoch; NULL: unknown.
-const struct key_entry *directory_key(const struct directory *directory,
-                                      const struct sha256 *hash);
+const struct key_entry *directory_key(const struct directory *directory, const struct sha256 *hash);
 const struct key_entry *directory_key_by_id(const struct directory *directory, int64_t id);
 const struct user_entry *directory_user(const struct directory *directory, int64_t id);
 size_t directory_key_count(const struct directory *directory);

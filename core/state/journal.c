@@ -20,8 +20,9 @@
 #define KEEP_RECORDS 10000
 #define DROP_STEP 5000
 #define PROBE_MS 1000
-// Records that nobody waits for (log rows) let others gather, so that a busy gateway syncs 40 times a
-// second instead of as often as the disk can. A record with an acknowledgement ends the wait at once.
+// Records that nobody waits for (log rows) let others gather, so that a busy gateway syncs 40 times
+// a second instead of as often as the disk can. A record with an acknowledgement ends the wait at
+// once.
 #define LINGER_MS 25
 
 uint32_t journal_crc32(const void *bytes, size_t len)

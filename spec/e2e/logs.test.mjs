@@ -90,7 +90,7 @@ describe('one row', () => {
 
   test('client gone before the answer', async () => {
     await fake.script('up', { end: 'hang', at: -2 });
-    await post('gpt-gone-early', { timeout: 200 }).catch(() => {});
+    await post('gpt-gone-early', { leaveMs: 200 }).catch(() => {});
     const row = await oneRow('gpt-gone-early');
     assert.deepEqual([row.status_code, row.completion_tokens], [499, 0]);
   });
@@ -156,7 +156,7 @@ describe('secrets', () => {
     // An upstream that tells the key it was given, in a body, a header, and a stream's error.
     const leak = `Incorrect API key provided: ${UPSTREAM_KEY}`;
     const said = [];
-    for (const step of [{ status: 401, body: bodies.openaiError(leak) }, { status: 400, body: bodies.openaiError('bad'), headers: { 'x-key': UPSTREAM_KEY } },
+    for (const step of [{ status: 401, body: bodies.openaiError(leak) }, { status: 400, body: bodies.openaiError(leak) }, { status: 400, body: bodies.openaiError('bad'), headers: { 'x-key': UPSTREAM_KEY } },
       { status: 500, body: leak }, { body: bodies.chatErrorFirst(leak) }]) {
       await fake.script('up', step);
       const answer = await post('gpt-leak', { stream: true });

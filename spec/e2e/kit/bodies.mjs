@@ -146,7 +146,7 @@ export const dialects = {
     request: (model, stream = true) => ({ model, stream, messages: [{ role: 'user', content: 'Hi' }],
       ...(stream ? { stream_options: { include_usage: true } } : {}) }),
     body: chatBody, stream: chatStream, errorFirst: chatErrorFirst,
-    upstreamError: (message) => openaiError(message),
+    upstreamError: (message, type) => openaiError(message, { type }),
     isError: (value) => typeof value?.error?.message === 'string' && 'type' in value.error && 'code' in value.error,
     isCleanEnd: (text) => /\[DONE\]/.test(text) || /"finish_reason":"/.test(text),
     streamError: (events) => events.some((one) => one.data?.startsWith('{"error"')),
@@ -155,7 +155,7 @@ export const dialects = {
     path: '/v1/responses', provider: 'openai',
     request: (model, stream = true) => ({ model, stream, input: 'Hi' }),
     body: responsesBody, stream: responsesStream, errorFirst: responsesErrorFirst,
-    upstreamError: (message) => openaiError(message),
+    upstreamError: (message, type) => openaiError(message, { type }),
     isError: (value) => typeof value?.error?.message === 'string' && 'type' in value.error && 'code' in value.error,
     isCleanEnd: (text) => /response\.completed/.test(text),
     streamError: (events) => events.some((one) => one.event === 'response.failed' &&
@@ -165,7 +165,7 @@ export const dialects = {
     path: '/v1/messages', provider: 'anthropic',
     request: (model, stream = true) => ({ model, stream, max_tokens: 100, messages: [{ role: 'user', content: 'Hi' }] }),
     body: messagesBody, stream: messagesStream, errorFirst: messagesErrorFirst,
-    upstreamError: (message) => claudeError(message),
+    upstreamError: (message, type) => claudeError(message, type),
     isError: (value) => value?.type === 'error' && typeof value.error?.type === 'string' &&
       typeof value.error.message === 'string' && typeof value.request_id === 'string',
     isCleanEnd: (text) => /message_stop/.test(text) || /"stop_reason":"/.test(text),

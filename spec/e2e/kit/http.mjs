@@ -16,7 +16,8 @@ export async function until(check, what = 'condition', ms = 5000) {
 }
 
 // → {status, headers, body: Buffer, text, ended: 'clean'|'cut', headMs, ms, chunks: [{ms, text}]}
-// Rejects only when there is no answer at all. onChunk(text, request) may call request.destroy().
+// Rejects only when there is no answer at all. onChunk(text, request) may call
+// request.destroy(); leaveMs does it after that time.
 export function call(url, options = {}) {
   const began = performance.now();
   return new Promise((resolve, reject) => {
@@ -38,6 +39,7 @@ export function call(url, options = {}) {
     request.on('error', (error) => reject(error));
     request.setTimeout(options.timeout ?? 20000, () =>
       request.destroy(new Error(`no byte for ${options.timeout ?? 20000} ms: ${url}`)));
+    if (options.leaveMs !== undefined) setTimeout(() => request.destroy(new Error('left')), options.leaveMs);
     request.on('response', (response) => {
       const answer = {
         status: response.statusCode, headers: response.headers, rawHeaders: response.rawHeaders,

@@ -454,6 +454,25 @@ START_TEST(the_shipped_plugins_load)
 }
 END_TEST
 
+START_TEST(the_documentation_is_generated)
+{
+    struct buf out = BUF_INIT(0);
+    ck_assert_int_eq(plugin_docs_write(&out), 0);
+    ck_assert_int_ge(slice_find(buf_slice(&out), SLICE_LIT("gw.keys.authenticate(ctx)")), 0);
+    ck_assert_int_ge(slice_find(buf_slice(&out), SLICE_LIT("| `delta` |")), 0);
+    // The committed document is the generated one.
+    FILE *in = fopen(MOONGATE_SOURCE_DIR "/docs/plugin-api.md", "r");
+    ck_assert_ptr_nonnull(in);
+    char *text = malloc(1 << 20);
+    size_t len = fread(text, 1, 1 << 20, in);
+    fclose(in);
+    ck_assert_msg(slice_eq(slice_of(text, len), buf_slice(&out)),
+                  "docs/plugin-api.md is old: moongate plugin docs >docs/plugin-api.md");
+    free(text);
+    buf_free(&out);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("plugin");
@@ -470,6 +489,7 @@ static Suite *suite(void)
     tcase_add_test(tc, openapi_has_every_route);
     tcase_add_test(tc, references_keep_a_set);
     tcase_add_test(tc, the_shipped_plugins_load);
+    tcase_add_test(tc, the_documentation_is_generated);
     tcase_set_timeout(tc, 120);
     suite_add_tcase(s, tc);
     return s;

@@ -31,6 +31,8 @@ static const struct {
     {"n={other}", "x", "{}", NULL},
     {"n={model", "x", "{}", NULL},
     {"{model}", "../..", "", "..%2F.."},
+    {"/d/{model}/chat", "..", "", NULL},
+    {"/d/{model}/chat", ".", "", NULL},
     {"", "x", "", ""},
 };
 

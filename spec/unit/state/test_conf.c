@@ -170,6 +170,8 @@ START_TEST(start_is_refused_with_the_variable_named)
         {"public_url", "ftp://x", "PUBLIC_URL:"},
         {"proxy_prefix", "proxy", "PROXY_PREFIX:"},
         {"plugin_api_encryption_key", "x", "PLUGIN_API_ENCRYPTION_KEY:"},
+        {"allowed_private_hosts", "10.0.0.0/8, 10.0.0.0/99",
+         "ALLOWED_PRIVATE_HOSTS: \"10.0.0.0/99\""},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct conf *conf = good();

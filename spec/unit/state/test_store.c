@@ -344,7 +344,14 @@ START_TEST(a_plugin_migrates_only_its_tables)
     test_store_open(&test);
     test_write_file(test_dir_file(&plugin, "0001_items.sql"),
                     "CREATE TABLE p_shop_items (id INTEGER PRIMARY KEY, name TEXT) STRICT;\n"
-                    "CREATE INDEX p_shop_items_name ON p_shop_items (name);\n");
+                    "CREATE INDEX p_shop_items_name ON p_shop_items (name);\n"
+                    "CREATE TABLE p_shop_orders (id INTEGER PRIMARY KEY AUTOINCREMENT, "
+                    "item_id INTEGER NOT NULL REFERENCES p_shop_items (id) ON DELETE CASCADE, "
+                    "user_id INTEGER REFERENCES users (id), UNIQUE (item_id, user_id)) STRICT;\n"
+                    "INSERT INTO p_shop_items VALUES (1, 'x') ON CONFLICT (id) DO UPDATE SET "
+                    "name = excluded.name;\n"
+                    "INSERT INTO p_shop_orders (item_id) VALUES (1);\n"
+                    "DELETE FROM p_shop_items WHERE id = 1;\n");
     int err = store_migrate_plugin(test.store, SLICE_LIT("shop"), plugin.path, test.error, 256);
     ck_assert_msg(err == 0, "%s", test.error);
     ck_assert_int_eq(
