@@ -322,18 +322,37 @@ void attempt_cut(struct exchange *ex, enum ctx_failure failure, const char *reas
 
 // --- failure
 
+// Some upstreams repeat the key they refuse: it stays here, whatever else of the text passes.
+static struct slice without_own_key(struct exchange *ex, struct slice text)
+{
+    const struct catalogue *catalogue = catalogue_get(store_catalogue(ex->flow->options.store));
+    const struct upstream *upstream = catalogue_upstream(catalogue, ex->ctx.upstream.id);
+    struct slice key =
+        upstream && upstream->api_key ? secret_reveal(upstream->api_key) : SLICE_NONE;
+    if (key.len < 8 || slice_find(text, key) < 0)
+        return text;
+    struct slice copy = arena_copy(ex->ctx.arena, text);
+    char *bytes = (char *)(uintptr_t)copy.ptr;
+    if (!bytes)
+        return SLICE_LIT("");
+    for (long at; (at = slice_find(copy, key)) >= 0;)
+        memset(bytes + at, '*', key.len);
+    return copy;
+}
+
 // The status and text that the client would be told if this was the last word.
 static void describe(struct exchange *ex, enum ctx_failure failure, int status)
 {
     struct dialect_error *error = &ex->ctx.error;
     struct arena *arena = ex->ctx.arena;
-    struct slice body = buf_slice(&ex->relay.held);
+    struct slice body = without_own_key(ex, buf_slice(&ex->relay.held));
     struct slice name = ex->ctx.upstream.name;
     if (failure != CTX_FAILURE_STREAM) {
         memset(error, 0, sizeof *error);
         if (failure == CTX_FAILURE_STATUS)
             dialect_read_error(body, status, arena, error);
     }
+    error->message = without_own_key(ex, error->message);
     error->retry_after_ms = -1;
     error->request_id = ex->ctx.request_id;
     bool is_kept =

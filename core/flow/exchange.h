@@ -78,6 +78,7 @@ struct relay {
     bool has_delta_hook;
     bool has_failed;      // an error event came before the commit
     bool has_error_event; // … after it (passed on)
+    bool has_hook_error;  // a delta hook failed and its plugin denies; ctx.error says so
     bool is_paused;       // the transport waits for us
     uint64_t turn;        // loop turn of turn_bytes
     size_t turn_bytes;

@@ -154,7 +154,11 @@ static bool run_delta_hooks(struct exchange *ex, const struct sse_event *event,
     int verdict = 0;
     if (text && skim_string(event->data, &span, text, size, &len) == GW_OK)
         verdict = script_run_delta(&ex->ctx, info->block, slice_of(text, len), &replaced);
-    if (verdict != 0) {
+    if (verdict == 3) {
+        pass_until(ex, event->start);
+        ex->relay.border = event->start;
+        ex->relay.has_hook_error = true;
+    } else if (verdict != 0) {
         pass_until(ex, event->start);
         if (verdict == 1)
             pass_replaced(ex, event, info, replaced);
@@ -193,7 +197,7 @@ static int on_event(void *user, const struct sse_event *event)
     }
     if (relay->has_delta_hook && info.has_text && relay->is_committed)
         (void)run_delta_hooks(ex, event, &info);
-    return GW_OK;
+    return relay->has_hook_error ? GW_ECANCELLED : GW_OK;
 }
 
 static enum fetch_verdict relay_events(struct exchange *ex, struct slice bytes)
@@ -209,6 +213,11 @@ static enum fetch_verdict relay_events(struct exchange *ex, struct slice bytes)
         ex->ctx.error.code = arena_copy(ex->ctx.arena, ex->ctx.error.code);
         ex->ctx.error.type = arena_copy(ex->ctx.arena, ex->ctx.error.type);
         attempt_failed(ex, CTX_FAILURE_STREAM, ex->ctx.error.status, "error in stream");
+        return FETCH_CONSUMED;
+    }
+    if (relay->has_hook_error) {
+        attempt_cancel(ex, "refused by a plugin");
+        exchange_fail_with(ex);
         return FETCH_CONSUMED;
     }
     if (err == GW_ETOOBIG || err == GW_ENOMEM) {
@@ -373,6 +382,11 @@ static void events_done(struct exchange *ex)
     (void)!sse_finish(&relay->sse, on_event, ex);
     if (relay->has_failed) {
         attempt_failed(ex, CTX_FAILURE_STREAM, ex->ctx.error.status, "error in stream");
+        return;
+    }
+    if (relay->has_hook_error) {
+        attempt_succeeded(ex);
+        exchange_fail_with(ex);
         return;
     }
     if (relay->has_error_event) {

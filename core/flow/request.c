@@ -121,7 +121,8 @@ static int build_headers(struct exchange *ex, const struct upstream *upstream,
         if (!header_has(list, quirk->default_headers[i].name))
             header_set(list, quirk->default_headers[i].name, quirk->default_headers[i].value);
     }
-    if (ex->is_json && !header_has(list, SLICE_LIT("content-type")))
+    if (ex->is_json &&
+        ex->route->kind == ROUTE_MODEL) // it was read as JSON, whatever it was called
         header_set(list, SLICE_LIT("content-type"), SLICE_LIT("application/json"));
     for (size_t i = 0; i < quirk->set_header_count; i++)
         header_set(list, quirk->set_headers[i].name, quirk->set_headers[i].value);

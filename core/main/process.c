@@ -70,31 +70,6 @@ static void hide_secrets(const struct conf *conf)
     }
 }
 
-int process_open_fernet(const struct conf *conf, struct fernet **out, char *error, size_t size)
-{
-    const char *why = "";
-    if (!conf->encryption_key) {
-        snprintf(error, size,
-                 "ENCRYPTION_KEY is not set: give a Fernet key (moongate key fernet "
-                 "makes one)");
-        return GW_EINVAL;
-    }
-    int err = fernet_new(secret_reveal(conf->encryption_key), out, &why);
-    if (err) {
-        snprintf(error, size, "ENCRYPTION_KEY: %s", why);
-        return err;
-    }
-    if (conf->plugin_api_encryption_key)
-        err = fernet_add_key(*out, secret_reveal(conf->plugin_api_encryption_key), false);
-    if (err) {
-        snprintf(error, size, "PLUGIN_API_ENCRYPTION_KEY is not a Fernet key");
-        return err;
-    }
-    if (conf->token_encrypt_key)
-        err = fernet_add_key(*out, secret_reveal(conf->token_encrypt_key), true);
-    return err ? fail(error, size, err, "TOKEN_ENCRYPT_KEY") : GW_OK;
-}
-
 static int load_conf(struct process *process, char *error, size_t size)
 {
     struct buf problems = BUF_INIT(64u << 10);
@@ -125,7 +100,7 @@ static int load_plugins(struct process *process, char *error, size_t size)
 
 static int open_state(struct process *process, char *error, size_t size)
 {
-    int err = process_open_fernet(process->conf, &process->fernet, error, size);
+    int err = conf_make_fernet(process->conf, &process->fernet, error, size);
     if (err)
         return err;
     process->epoch = epoch_new(process->worker_count + 16);

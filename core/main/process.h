@@ -46,9 +46,6 @@ GW_MUSTCHECK int process_start(struct process *process, const char *conf_path, c
 // Handles signals until the process has drained; returns the exit code.
 int process_wait(struct process *process);
 void process_stop(struct process *process);
-// The key ring of a configuration. error ≥ 256 bytes.
-GW_MUSTCHECK int process_open_fernet(const struct conf *conf, struct fernet **out, char *error,
-                                     size_t error_size);
 
 // reload.c: builds a new plugin set and flips all workers to it, or leaves all as it was. done is
 // called on `loop` (may be NULL: the result is only logged). GW_EBUSY: one is under way.

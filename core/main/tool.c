@@ -138,7 +138,7 @@ static bool run_offline(struct tool *tool, enum admin_verb verb, struct slice re
     struct store *store = NULL;
     bool is_good = false;
     if (conf_check(tool->conf, error, sizeof error) != GW_OK ||
-        process_open_fernet(tool->conf, &fernet, error, sizeof error) != GW_OK) {
+        conf_make_fernet(tool->conf, &fernet, error, sizeof error) != GW_OK) {
         fprintf(stderr, "moongate: %s\n", error);
         return false;
     }

@@ -111,7 +111,7 @@ static bool check_schema(struct tool *tool)
         return true;
     }
     fclose(there);
-    if (process_open_fernet(tool->conf, &fernet, error, sizeof error) != GW_OK) {
+    if (conf_make_fernet(tool->conf, &fernet, error, sizeof error) != GW_OK) {
         fprintf(stderr, "%s: %s\n", tool->conf_path, error);
         return false;
     }
@@ -175,7 +175,7 @@ int verb_migrate(struct tool *tool)
     struct fernet *fernet = NULL;
     struct store *store = NULL;
     tool_load(tool);
-    if (process_open_fernet(tool->conf, &fernet, error, sizeof error) != GW_OK) {
+    if (conf_make_fernet(tool->conf, &fernet, error, sizeof error) != GW_OK) {
         fprintf(stderr, "moongate: %s\n", error);
         return 1;
     }

@@ -5,7 +5,7 @@
 #include "script/runtime.h"
 #include <string.h>
 
-struct answer { // in the exchange's arena
+struct answer {         // in the exchange's arena
     struct async_op op; // waits for the client
     struct coroutine *co;
     bool has_started, has_open, has_ended;
@@ -59,11 +59,8 @@ static int open_block(struct ctx *ctx, struct answer *answer, enum event_block b
         return err;
     answer->has_open = true;
     answer->open = block;
-    const struct event event = {.kind = EVENT_BLOCK_START,
-                                .block = block,
-                                .index = answer->index,
-                                .id = id,
-                                .name = name};
+    const struct event event = {
+        .kind = EVENT_BLOCK_START, .block = block, .index = answer->index, .id = id, .name = name};
     return worse(err, deliver(ctx, &event));
 }
 
@@ -208,8 +205,9 @@ static int push_answer(lua_State *L, void *arg)
 
 static void fail(struct ctx *ctx)
 {
-    struct slice message = arena_printf(ctx->arena, "The gateway's plugin \"%.*s\" failed while it "
-                                                    "answered.",
+    struct slice message = arena_printf(ctx->arena,
+                                        "The gateway's plugin \"%.*s\" failed while it "
+                                        "answered.",
                                         SLICE_FMT(ctx->respond.plugin));
     ctx->error = (struct dialect_error){.status = 500,
                                         .code = SLICE_LIT("plugin_error"),

@@ -350,13 +350,12 @@ void co_drop_all(struct script_generation *generation)
     generation->idle_count = 0;
 }
 
-static const char WRAPPER[] =
-    "local raw, error = ...\n"
-    "local function finish(is_cancelled, ...)\n"
-    "  if is_cancelled then error('cancelled', 0) end\n"
-    "  return ...\n"
-    "end\n"
-    "return function(...) return finish(raw(...)) end\n";
+static const char WRAPPER[] = "local raw, error = ...\n"
+                              "local function finish(is_cancelled, ...)\n"
+                              "  if is_cancelled then error('cancelled', 0) end\n"
+                              "  return ...\n"
+                              "end\n"
+                              "return function(...) return finish(raw(...)) end\n";
 
 void async_wrap(lua_State *L)
 {

@@ -48,7 +48,7 @@ struct coroutine {
     struct slice error;
     const char *forced_error; // co_fail's
     bool is_cancelled, may_answer;
-    int args; // pushed by co_prepare
+    int args;       // pushed by co_prepare
     int64_t growth; // memory it allocated and did not free, roughly
 };
 

@@ -1,9 +1,9 @@
 #pragma once
 // gateway.conf.lua → struct conf. The file runs in a restricted state: it may call env(name[,
 // default]), file(path), secret(name), include(glob) and the pure libraries, and returns a plain
-// table. Unknown keys are errors with a suggestion and, where Lua can tell, file:line. `.env` beside
-// the file is read first when present; the process environment wins over it. Start-up and helper
-// threads only.
+// table. Unknown keys are errors with a suggestion and, where Lua can tell, file:line. `.env`
+// beside the file is read first when present; the process environment wins over it. Start-up and
+// helper threads only.
 #include "base/buf.h"
 #include "base/err.h"
 #include "base/slice.h"

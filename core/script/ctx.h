@@ -21,9 +21,9 @@
 
 struct ctx_attempt {
     int64_t upstream_id;
-    int32_t status;         // 0: no answer
+    int32_t status; // 0: no answer
     uint32_t duration_ms;
-    struct slice reason;    // constant or arena
+    struct slice reason; // constant or arena
 };
 
 // Why an attempt failed (for reply and error hooks).
@@ -40,7 +40,7 @@ enum ctx_failure {
 };
 
 struct ctx_key { // copied from the directory
-    int64_t id;      // 0: the caller has no key
+    int64_t id;  // 0: the caller has no key
     char uid[37];
     int64_t user_id; // 0: none
     struct slice prefix, name;
@@ -86,7 +86,7 @@ enum ctx_answer { CTX_ANSWER_NONE, CTX_ANSWER_WHOLE, CTX_ANSWER_EVENTS };
 struct ctx_respond {
     enum ctx_answer kind;
     int status;
-    struct slice content_type, body;     // WHOLE
+    struct slice content_type, body; // WHOLE
     const struct http1_header *headers;
     size_t header_count;
     struct slice plugin; // who answered
@@ -103,11 +103,11 @@ struct ctx {
     struct slice client_ip;
     enum dialect_id dialect;
     enum dialect_op op;
-    struct slice model;  // requested; empty when the route has none
+    struct slice model; // requested; empty when the route has none
     bool is_stream;
     bool has_max_output;
     uint64_t max_output;
-    struct slice body;   // the complete request body; empty for streamed uploads
+    struct slice body; // the complete request body; empty for streamed uploads
     int64_t started_wall_ms;
     uint64_t started_boot_ms;
 
@@ -134,7 +134,7 @@ struct ctx {
     struct usage usage;
     bool has_cost;
     int64_t cost_nano, price_version;
-    int status;             // sent to the client; 0: nothing yet
+    int status; // sent to the client; 0: nothing yet
     uint32_t ttft_ms, duration_ms;
     struct slice finish_reason;
     struct slice flags[CTX_MAX_FLAGS]; // constants or arena

@@ -429,8 +429,8 @@ static int gw_lock(lua_State *L)
         return async_error(L, "gw.lock: name, seconds to live (up to 3600), seconds to wait");
     if (co->lock)
         return async_error(L, "gw.lock: locks do not nest");
-    lua_pushboolean(L, 0);   // the wrapper's flag
-    push_lock(L, 0);         // so that nothing can raise once the lock is ours
+    lua_pushboolean(L, 0); // the wrapper's flag
+    push_lock(L, 0);       // so that nothing can raise once the lock is ours
     lua_pushnil(L);
     lua_pushliteral(L, "busy");
     struct co_lock *lock = calloc(1, sizeof *lock);

@@ -127,8 +127,8 @@ static int push_answer(lua_State *L, void *arg)
 {
     const struct fetch_wait *wait = arg;
     if (wait->err)
-        return push_failure(L, wait->err == GW_ETOOBIG ? "answer too large"
-                                                       : gw_err_name(wait->err));
+        return push_failure(L,
+                            wait->err == GW_ETOOBIG ? "answer too large" : gw_err_name(wait->err));
     lua_createtable(L, 0, 4);
     lua_pushinteger(L, wait->status);
     lua_setfield(L, -2, "status");
@@ -269,8 +269,8 @@ static size_t read_headers(lua_State *L, struct fetch_wait *wait, struct http1_h
     }
     lua_pop(L, 1);
     if (adds_json && !has_type)
-        (*out)[count++] = (struct http1_header){SLICE_LIT("content-type"),
-                                                SLICE_LIT("application/json")};
+        (*out)[count++] =
+            (struct http1_header){SLICE_LIT("content-type"), SLICE_LIT("application/json")};
     return count;
 }
 
@@ -289,8 +289,7 @@ static struct slice read_body(lua_State *L, struct fetch_wait *wait, bool *is_js
     } else if (lua_type(L, -1) == LUA_TSTRING) {
         body = ctx_lua_copy(L, -1, wait->arena);
     } else if (!lua_isnil(L, -1)) {
-        async_error(L, "gw.fetch: body is a %s; expected a text or a table",
-                    luaL_typename(L, -1));
+        async_error(L, "gw.fetch: body is a %s; expected a text or a table", luaL_typename(L, -1));
     }
     lua_pop(L, 1);
     if ((*is_json || body.len) && !body.ptr)

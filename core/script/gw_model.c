@@ -86,6 +86,14 @@ static int push_key_entry(lua_State *L, const struct key_entry *key)
         lua_pushnumber(L, (lua_Number)key->user_id);
         lua_setfield(L, -2, "user_id");
     }
+    if (key->has_upstream_list) {
+        lua_createtable(L, (int)key->upstream_count, 0);
+        for (size_t i = 0; i < key->upstream_count; i++) {
+            lua_pushnumber(L, (lua_Number)key->upstream_ids[i]);
+            lua_rawseti(L, -2, (int)i + 1);
+        }
+        lua_setfield(L, -2, "upstream_ids");
+    }
     return 1;
 }
 

@@ -162,9 +162,9 @@ static int push_db_result(lua_State *L, void *arg)
     const struct db_job *job = arg;
     if (job->job.err) {
         lua_pushnil(L);
-        lua_pushstring(L, job->text[0] ? job->text
-                                       : job->job.error[0] ? job->job.error
-                                                           : gw_err_name(job->job.err));
+        lua_pushstring(L, job->text[0]        ? job->text
+                          : job->job.error[0] ? job->job.error
+                                              : gw_err_name(job->job.err));
         return 2;
     }
     if (!job->is_query) {
@@ -325,8 +325,7 @@ static void read_statement(lua_State *L, int index, struct arena *arena, struct 
     if (lua_istable(L, top + 2)) {
         // `n` for lists that hold nil
         lua_getfield(L, top + 2, "n");
-        size_t count = lua_isnumber(L, -1) ? (size_t)lua_tointeger(L, -1)
-                                           : lua_objlen(L, top + 2);
+        size_t count = lua_isnumber(L, -1) ? (size_t)lua_tointeger(L, -1) : lua_objlen(L, top + 2);
         lua_pop(L, 1);
         out->args = new_args(L, arena, count);
         out->arg_count = count;
@@ -469,8 +468,7 @@ static const struct service SERVICES[] = {
     {"logs", "rollups", ADMIN_ROLLUP_LIST, NULL, ACCESS(logs), false, "logs = \"read\""},
     {"prices", "put", ADMIN_PRICE_PUT, NULL, ACCESS(prices), true, "prices = \"write\""},
     {"prices", "list", ADMIN_PRICE_LIST, NULL, ACCESS(prices), false, "prices = \"read\""},
-    {"prices", "delete", ADMIN_PRICE_DELETE, "model", ACCESS(prices), true,
-     "prices = \"write\""},
+    {"prices", "delete", ADMIN_PRICE_DELETE, "model", ACCESS(prices), true, "prices = \"write\""},
 };
 
 // upvalues: plugin, number of the service

@@ -384,9 +384,9 @@ static int use_metric(lua_State *L, enum stats_kind kind, bool is_set)
     lua_settop(L, 3);
     struct stats_shard *shard = options_of(L)->shard;
     const struct plugin_metric *metric = check_metric(L, &number, values);
-    bool fits = is_set ? metric->kind == STATS_GAUGE
-                       : kind == STATS_HISTOGRAM ? metric->kind == STATS_HISTOGRAM
-                                                 : metric->kind != STATS_HISTOGRAM;
+    bool fits = is_set                    ? metric->kind == STATS_GAUGE
+                : kind == STATS_HISTOGRAM ? metric->kind == STATS_HISTOGRAM
+                                          : metric->kind != STATS_HISTOGRAM;
     if (!fits)
         return luaL_error(L, "metric '%s' is of another kind", lua_tostring(L, 1));
     if (!shard || number < 0)
@@ -454,16 +454,15 @@ void gw_open_tools(struct plugin_rt *plugin, lua_State *L)
                                             {"add", kv_lua_add, false},
                                             {"drop", kv_lua_drop, false},
                                             {"incr", kv_lua_incr, false}};
-    static const struct gw_function CRYPTO[] = {
-        {"sha256hex", crypto_sha256hex, false},
-        {"hmac_sha256", crypto_hmac_sha256, false},
-        {"md5hex", crypto_md5hex, false},
-        {"token", crypto_token, false},
-        {"mask", crypto_mask, false},
-        {"equal", crypto_equal, false},
-        {"uuid", crypto_uuid, false},
-        {"fernet_encrypt", crypto_fernet_encrypt, false},
-        {"fernet_decrypt", crypto_fernet_decrypt, false}};
+    static const struct gw_function CRYPTO[] = {{"sha256hex", crypto_sha256hex, false},
+                                                {"hmac_sha256", crypto_hmac_sha256, false},
+                                                {"md5hex", crypto_md5hex, false},
+                                                {"token", crypto_token, false},
+                                                {"mask", crypto_mask, false},
+                                                {"equal", crypto_equal, false},
+                                                {"uuid", crypto_uuid, false},
+                                                {"fernet_encrypt", crypto_fernet_encrypt, false},
+                                                {"fernet_decrypt", crypto_fernet_decrypt, false}};
     static const struct gw_function LOG[] = {{"debug", log_debug, false},
                                              {"info", log_info, false},
                                              {"warn", log_warn, false},

@@ -32,7 +32,7 @@ struct hook_result {
     struct ctx *ctx;
     enum script_hook hook;
     lua_State *from;
-    bool is_final;   // first non-nil wins: no further plugin is asked
+    bool is_final; // first non-nil wins: no further plugin is asked
     bool is_retry;
     struct slice text; // body: replacement (arena)
     bool has_text;
@@ -142,8 +142,9 @@ static int read_result(lua_State *L)
     case SCRIPT_SELECT: take_candidates(L, result); break;
     case SCRIPT_PREPARE:
         if (!lua_isnil(L, 1))
-            return luaL_error(L, "prepare returned a %s; it changes ctx.outgoing and returns "
-                                 "nothing",
+            return luaL_error(L,
+                              "prepare returned a %s; it changes ctx.outgoing and returns "
+                              "nothing",
                               luaL_typename(L, 1));
         break;
     case SCRIPT_REPLY: take_reply(L, result); break;
@@ -151,8 +152,7 @@ static int read_result(lua_State *L)
         if (lua_isnil(L, 1))
             break;
         if (lua_type(L, 1) != LUA_TSTRING)
-            return luaL_error(L, "body returned a %s; expected nil or a text",
-                              luaL_typename(L, 1));
+            return luaL_error(L, "body returned a %s; expected nil or a text", luaL_typename(L, 1));
         result->text = ctx_lua_copy(L, 1, ctx->arena);
         result->has_text = true;
         break;
@@ -176,14 +176,16 @@ static bool error_denies(const struct plugin_rt *plugin, enum script_hook hook)
 static void deny_for_error(struct ctx *ctx, const struct plugin_rt *plugin)
 {
     struct slice message =
-        arena_printf(ctx->arena, "The gateway's plugin \"%s\" failed; its operator has to look at "
-                                 "the log.",
+        arena_printf(ctx->arena,
+                     "The gateway's plugin \"%s\" failed; its operator has to look at "
+                     "the log.",
                      plugin->name);
     ctx->is_denied = true;
     ctx->error = (struct dialect_error){.status = 500,
                                         .code = SLICE_LIT("plugin_error"),
-                                        .message = message.ptr ? message : SLICE_LIT("A plugin "
-                                                                                     "failed."),
+                                        .message = message.ptr ? message
+                                                               : SLICE_LIT("A plugin "
+                                                                           "failed."),
                                         .request_id = ctx->request_id,
                                         .retry_after_ms = -1,
                                         .should_retry = true};
@@ -356,9 +358,8 @@ static void on_body_end(struct coroutine *co, int err)
         ctx->body_text = ctx->hook_text;
     if (was_sync)
         return;
-    enum script_outcome outcome = ctx->hook_step == STEP_STOP
-                                      ? outcome_of(ctx, SCRIPT_BODY, false)
-                                      : run_body_from(ctx, co->index + 1);
+    enum script_outcome outcome = ctx->hook_step == STEP_STOP ? outcome_of(ctx, SCRIPT_BODY, false)
+                                                              : run_body_from(ctx, co->index + 1);
     if (outcome != SCRIPT_PENDING)
         plugin->generation->script->options.host->on_hook(ctx, SCRIPT_BODY, outcome);
 }
@@ -371,11 +372,8 @@ static enum script_outcome run_body_from(struct ctx *ctx, size_t index)
         struct plugin_rt *plugin = &generation->plugins[index];
         if (plugin->hooks[SCRIPT_BODY] == LUA_NOREF || plugin->is_off)
             continue;
-        const struct co_options options = {.plugin = plugin,
-                                           .what = "body",
-                                           .ctx = ctx,
-                                           .on_end = on_body_end,
-                                           .index = index};
+        const struct co_options options = {
+            .plugin = plugin, .what = "body", .ctx = ctx, .on_end = on_body_end, .index = index};
         struct body_call call = {ctx, plugin, ctx->body_text};
         struct coroutine *co = NULL;
         ctx->hook_step = STEP_NEXT;
@@ -423,8 +421,8 @@ struct direct_call {
     struct plugin_rt *plugin;
     enum event_block block;
     struct slice text, replaced;
-    int verdict;       // delta: as script_run_delta
-    bool has_cost;     // price: in and out
+    int verdict;   // delta: as script_run_delta
+    bool has_cost; // price: in and out
     int64_t cost_nano;
 };
 
@@ -503,8 +501,12 @@ int script_run_delta(struct ctx *ctx, enum event_block block, struct slice text,
 {
     struct script_generation *generation = ctx->generation;
     int verdict = 0;
-    if (!script_wants_delta(ctx, block) || ctx_lua_make(ctx) != 0)
+    if (!script_wants_delta(ctx, block))
         return 0;
+    if (ctx_lua_make(ctx) != 0) { // no memory: a filter that could not look is no filter
+        deny_for_error(ctx, &generation->plugins[0]);
+        return 3;
+    }
     *out = text;
     for (size_t i = 0; i < generation->plugin_count; i++) {
         struct plugin_rt *plugin = &generation->plugins[i];
@@ -513,8 +515,10 @@ int script_run_delta(struct ctx *ctx, enum event_block block, struct slice text,
             continue;
         struct direct_call call = {.ctx = ctx, .plugin = plugin, .block = block, .text = *out};
         if (call_direct(&call, call_delta, SCRIPT_DELTA) != 0) {
-            if (plugin->denies_on_error)
-                return 2; // what a filter could not look at does not go out
+            if (plugin->denies_on_error) { // what a filter could not look at does not go out
+                deny_for_error(ctx, plugin);
+                return 3;
+            }
             continue;
         }
         if (call.verdict == 2)

@@ -148,7 +148,8 @@ static double number_of(yyjson_val *value)
     struct slice text = json_number_text(value);
     char copy[64];
     if (text.len == 0 || text.len >= sizeof copy)
-        return text.len ? strtod(text.ptr, NULL) : yyjson_get_num(value); // raw texts end at a comma
+        return text.len ? strtod(text.ptr, NULL)
+                        : yyjson_get_num(value); // raw texts end at a comma
     memcpy(copy, text.ptr, text.len);
     copy[text.len] = '\0';
     return strtod(copy, NULL);

@@ -202,9 +202,11 @@ void lua_money_open(lua_State *L)
 {
     if (luaL_newmetatable(L, META)) {
         static const luaL_Reg meta[] = {
-            {"__add", meta_add}, {"__sub", meta_sub}, {"__unm", meta_unm},
-            {"__mul", meta_mul}, {"__eq", meta_eq},   {"__lt", meta_lt},
-            {"__le", meta_le},   {"__tostring", meta_tostring}, {NULL, NULL},
+            {"__add", meta_add}, {"__sub", meta_sub},
+            {"__unm", meta_unm}, {"__mul", meta_mul},
+            {"__eq", meta_eq},   {"__lt", meta_lt},
+            {"__le", meta_le},   {"__tostring", meta_tostring},
+            {NULL, NULL},
         };
         luaL_register(L, NULL, meta);
         lua_pushboolean(L, 0);
@@ -212,9 +214,14 @@ void lua_money_open(lua_State *L)
     }
     lua_pop(L, 1);
     static const luaL_Reg functions[] = {
-        {"parse", money_read},      {"usd", money_usd},   {"zero", money_zero},
-        {"nano", money_nano},       {"scale", money_times_rate},
-        {"nano_text", money_nano_text}, {"is", money_is}, {NULL, NULL},
+        {"parse", money_read},
+        {"usd", money_usd},
+        {"zero", money_zero},
+        {"nano", money_nano},
+        {"scale", money_times_rate},
+        {"nano_text", money_nano_text},
+        {"is", money_is},
+        {NULL, NULL},
     };
     lua_newtable(L);
     luaL_register(L, NULL, functions);

@@ -2,11 +2,10 @@
 #include <ctype.h>
 #include <string.h>
 
-#define OPEN (-1)      // len of a capture that is not closed yet
-#define MAX_DEPTH 200  // of recursion
+#define OPEN (-1)     // len of a capture that is not closed yet
+#define MAX_DEPTH 200 // of recursion
 
-void pattern_init(struct pattern *state, struct slice subject, struct slice pattern,
-                  uint64_t steps)
+void pattern_init(struct pattern *state, struct slice subject, struct slice pattern, uint64_t steps)
 {
     state->subject = subject.ptr;
     state->subject_end = subject.ptr + subject.len;

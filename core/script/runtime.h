@@ -48,14 +48,14 @@ struct script_generation {
     struct route_table *routes;
     struct script_task *tasks;
     size_t task_count;
-    struct list bound;    // ctx.script_node of exchanges
-    struct list live;     // coroutines that run or wait
-    struct list idle;     // pooled ones
-    struct list spawned;  // functions of gw.spawn that have not begun
+    struct list bound;   // ctx.script_node of exchanges
+    struct list live;    // coroutines that run or wait
+    struct list idle;    // pooled ones
+    struct list spawned; // functions of gw.spawn that have not begun
     size_t idle_count, live_count;
     struct plugin_rt *direct; // whose price or delta hook, init or close runs
     int emit_list_ref;        // function that emits a list of events
-    bool is_closing;   // no exchange is bound to it any more or ever again
+    bool is_closing;          // no exchange is bound to it any more or ever again
 };
 
 struct script {
@@ -64,7 +64,7 @@ struct script {
     struct list old; // oldest first
     size_t old_count;
     uint64_t next_number;
-    size_t jobs; // store jobs in flight that hold memory of ours
+    size_t jobs;       // store jobs in flight that hold memory of ours
     struct list waits; // theirs
     int metric_errors;
     struct map *routes; // name → struct script_route: outlive generations, so that flow may keep
@@ -88,6 +88,8 @@ void ctx_lua_drop(struct ctx *ctx);
 // The exchange of the object at index; raises when it has ended.
 struct ctx *ctx_lua_check(lua_State *L, int index);
 struct ctx *ctx_lua_get(lua_State *L, int index); // NULL instead of raising
+void ctx_lua_add_methods(lua_State *L);           // into the table at the top
+void ctx_lua_add_outgoing(lua_State *L);          // likewise
 void ctx_lua_push_key(lua_State *L, const struct ctx_key *key);
 void ctx_lua_push_user(lua_State *L, const struct ctx_user *user);
 struct key_entry;

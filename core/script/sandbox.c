@@ -20,14 +20,15 @@
 #define SANDBOXES "moongate.sandboxes" // registry: environment → info, weak keys
 
 static const char *const BASE_NAMES[] = {
-    "assert",   "error",  "getmetatable", "ipairs",   "next",   "pairs",        "pcall",
-    "rawequal", "rawget", "rawset",       "select",   "setmetatable", "tonumber", "tostring",
+    "assert",   "error",  "getmetatable", "ipairs",   "next",           "pairs",    "pcall",
+    "rawequal", "rawget", "rawset",       "select",   "setmetatable",   "tonumber", "tostring",
     "type",     "unpack", "xpcall",       "_VERSION", "collectgarbage", NULL,
 };
 static const char *const LIBRARIES[] = {"string", "table", "math", "bit", "os", NULL};
 static const char *const REMOVED[] = {
-    "dofile", "loadfile", "newproxy", "gcinfo", "coroutine", "setfenv", "getfenv", "module", "jit",
-    "ffi", "io", "debug", "package", "print", "load", "loadstring", NULL,
+    "dofile",  "loadfile", "newproxy", "gcinfo",     "coroutine", "setfenv",
+    "getfenv", "module",   "jit",      "ffi",        "io",        "debug",
+    "package", "print",    "load",     "loadstring", NULL,
 };
 
 // ---- texts of lua/, read once
@@ -47,8 +48,7 @@ static struct {
 static void read_module(const char *dir, const char *file)
 {
     size_t len = strlen(file);
-    if (len < 5 || len > 60 || strcmp(file + len - 4, ".lua") != 0 ||
-        library.count == MAX_MODULES)
+    if (len < 5 || len > 60 || strcmp(file + len - 4, ".lua") != 0 || library.count == MAX_MODULES)
         return;
     char path[4400];
     snprintf(path, sizeof path, "%s/%s", dir, file);
@@ -151,8 +151,8 @@ static int sandbox_require(lua_State *L)
     }
     char error[512];
     struct lua_env *env = lua_env_of(L);
-    if (lua_env_compile(env, L, lua_env_check_slice(L, 5), lua_tostring(L, 6),
-                        is_trusted(L, info), environment, error, sizeof error) != 0)
+    if (lua_env_compile(env, L, lua_env_check_slice(L, 5), lua_tostring(L, 6), is_trusted(L, info),
+                        environment, error, sizeof error) != 0)
         return luaL_error(L, "%s", error);
     lua_pushlightuserdata(L, env); // in progress
     lua_setfield(L, 2, name);

@@ -196,8 +196,8 @@ static void add_text(lua_State *L, struct buf *out, const struct pattern *state,
     }
 }
 
-static void add_value(lua_State *L, struct buf *out, const struct pattern *state,
-                      const char *start, const char *end, int kind)
+static void add_value(lua_State *L, struct buf *out, const struct pattern *state, const char *start,
+                      const char *end, int kind)
 {
     if (kind == LUA_TFUNCTION) {
         lua_pushvalue(L, 3);
@@ -213,7 +213,7 @@ static void add_value(lua_State *L, struct buf *out, const struct pattern *state
     if (!lua_toboolean(L, -1)) {
         add_bytes(L, out, slice_of(start, (size_t)(end - start)));
     } else {
-        size_t len;
+        size_t len = 0;
         const char *text = lua_isstring(L, -1) ? lua_tolstring(L, -1, &len) : NULL;
         if (!text)
             luaL_error(L, "invalid replacement value (a %s)", luaL_typename(L, -1));

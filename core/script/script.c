@@ -84,8 +84,8 @@ static int load_plugin(lua_State *L)
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_getfield(L, 1, "hooks"); // 2
     for (int hook = 0; hook < SCRIPT_HOOK_COUNT; hook++)
-        plugin->hooks[hook] = lua_istable(L, 2) ? ref_field(L, 2, hook_name((enum script_hook)hook))
-                                                : LUA_NOREF;
+        plugin->hooks[hook] =
+            lua_istable(L, 2) ? ref_field(L, 2, hook_name((enum script_hook)hook)) : LUA_NOREF;
     plugin->render_error_ref = ref_field(L, 1, "render_error");
     plugin->close_ref = ref_field(L, 1, "close");
     plugin_push_config(L, plugin->def);
@@ -255,9 +255,8 @@ int script_new(const struct script_options *options, struct script **out)
         return GW_ENOMEM;
     }
     script->metric_errors =
-        options->stats ? stats_register(options->stats, STATS_COUNTER,
-                                        "moongate_lua_errors_total", "errors raised by plugins",
-                                        "plugin,hook", NULL, 0)
+        options->stats ? stats_register(options->stats, STATS_COUNTER, "moongate_lua_errors_total",
+                                        "errors raised by plugins", "plugin,hook", NULL, 0)
                        : -1;
     *out = script;
     return 0;

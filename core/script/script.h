@@ -61,10 +61,10 @@ enum script_hook {
 
 enum script_outcome {
     SCRIPT_PENDING = 1, // the hook yielded: on_hook comes later
-    SCRIPT_PASS,        // nobody objected (select: candidates are set; identify: is_identified tells)
-    SCRIPT_DENIED,      // ctx->error says how
-    SCRIPT_ANSWERED,    // ctx->respond is set
-    SCRIPT_RETRY,       // reply: next candidate
+    SCRIPT_PASS,     // nobody objected (select: candidates are set; identify: is_identified tells)
+    SCRIPT_DENIED,   // ctx->error says how
+    SCRIPT_ANSWERED, // ctx->respond is set
+    SCRIPT_RETRY,    // reply: next candidate
 };
 
 // What flow implements for plugins. user is script_options.host_user.
@@ -124,11 +124,11 @@ bool script_has_hook(const struct ctx *ctx, enum script_hook hook);
 // Runs a hook of all plugins in order. SCRIPT_PENDING: host->on_hook follows. At most one at a
 // time per exchange. Not for BODY, DELTA, PRICE.
 enum script_outcome script_run_hook(struct ctx *ctx, enum script_hook hook);
-// A whole answer through the body hooks; *out is body itself or arena text.
+// A whole answer through the body hooks; *out is body itself or arena text. SCRIPT_PENDING:
+// host->on_hook follows and the text is ctx->body_text then.
 enum script_outcome script_run_body(struct ctx *ctx, struct slice body, struct slice *out);
 // One text piece through the delta hooks. 0: unchanged; 1: *out replaces it; 2: drop the event.
-int script_run_delta(struct ctx *ctx, enum event_block block, struct slice text,
-                     struct slice *out);
+int script_run_delta(struct ctx *ctx, enum event_block block, struct slice text, struct slice *out);
 bool script_wants_delta(const struct ctx *ctx, enum event_block block);
 // Sets ctx->has_cost, cost_nano, price_version. Never yields.
 void script_run_price(struct ctx *ctx);
@@ -145,8 +145,9 @@ void script_cancel(struct ctx *ctx);
 struct script_route;
 const struct script_route *script_route_find(struct script *script, enum http1_method method,
                                              struct slice path, struct slice *allow);
-// For a path that neither flow nor a plugin serves: a route that answers 404 (405 when script_route_find
-// gave methods) in the shape of the plugin whose prefix it is under; NULL: nobody's.
+// For a path that neither flow nor a plugin serves: a route that answers 404 (405 when
+// script_route_find gave methods) in the shape of the plugin whose prefix it is under; NULL:
+// nobody's.
 const struct script_route *script_route_missing(struct script *script, struct slice path);
 uint64_t script_route_max_body(const struct script_route *route);
 // The route's pattern ("/admin/keys/{uid}") and plugin, for logs; valid as long as the script.
@@ -155,9 +156,9 @@ struct slice script_route_plugin(const struct script_route *route);
 struct script_route_call; // one running call
 struct script_route_request {
     const struct http1_request *request;
-    struct slice body;         // complete
+    struct slice body; // complete
     struct slice client_ip, request_id;
-    bool is_control;           // came by the control socket: admin
+    bool is_control; // came by the control socket: admin
     struct arena *arena;
 };
 // Checks auth and schemas, runs the handler; host->on_route(route_user, …) follows, maybe at once.

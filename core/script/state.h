@@ -1,7 +1,7 @@
 #pragma once
-// One Lua state: capped allocator, sandboxes, protected entry, instruction and CPU budgets. Internal
-// to the script floor. Worker thread only, but for the scratch states of plugin_set_load and
-// confload, which belong to the thread that made them.
+// One Lua state: capped allocator, sandboxes, protected entry, instruction and CPU budgets.
+// Internal to the script floor. Worker thread only, but for the scratch states of plugin_set_load
+// and confload, which belong to the thread that made them.
 //
 // Every entry to Lua is protected: lua_env_protect for direct calls, async.c's one resume function
 // for coroutines. A budget begins with each outermost entry; when it is used up the running code is

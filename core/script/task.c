@@ -56,8 +56,8 @@ static void on_due(struct loop_timer *timer)
         return; // no overlap
     const struct co_options options = {
         .plugin = task->plugin, .what = "task", .on_end = on_task_end, .user = task};
-    uint64_t timeout = task->def->timeout_ms > 0 ? (uint64_t)task->def->timeout_ms
-                                                 : DEFAULT_TIMEOUT_MS;
+    uint64_t timeout =
+        task->def->timeout_ms > 0 ? (uint64_t)task->def->timeout_ms : DEFAULT_TIMEOUT_MS;
     loop_timer_start(&task->deadline, timeout);
     if (co_start(&options, push_task, task, &task->co) != 0) {
         loop_timer_stop(&task->deadline);

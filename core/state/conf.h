@@ -46,7 +46,7 @@ struct conf {
     size_t plugin_count;
     struct slice upstreams_json; // array, "" when none
     struct slice file;           // path of gateway.conf.lua
-    struct slice dir;            // its folder: relative paths in it start here
+    struct slice dir;            // its folder, "." or absolute: relative paths in it start here
 };
 
 enum conf_type {

@@ -20,7 +20,8 @@ describe('what it refuses to start with', () => {
     ['ENCRYPTION_KEY', 'A'.repeat(44), 'with a malformed'], ['SECRET_KEY', 'changeme', 'with a sample'], ['SECRET_KEY', 'short', 'with a short'],
     ['ADMIN_PASSWORD', 'admin123', 'with a sample']]) {
     test(`${what} ${name}${value ? ` "${value.slice(0, 8)}"` : ''}`, () => {
-      const one = home({ env: { [name]: value, ...(name === 'ADMIN_PASSWORD' ? { ADMIN_USERNAME: 'admin' } : {}) } });
+      const isPassword = name === 'ADMIN_PASSWORD';
+      const one = home({ env: isPassword ? {} : { [name]: value }, conf: isPassword ? { admin: { username: 'admin', password: value } } : {} });
       const result = cli(one, 'run');
       assert.equal(result.code, 1, result.out + result.err);
       assert.ok(result.err.includes(name), result.err);

@@ -98,8 +98,8 @@ describe("api", function()
   it("names every field of a plugin table that the contract takes", function()
     local text = docs.markdown()
     for _, name in ipairs { "name", "version", "api", "config", "needs", "on_error", "init",
-      "close", "hooks", "wants", "routes", "render_error", "tasks", "migrations", "quirks", "metrics",
-      "models", "console" } do
+      "close", "hooks", "wants", "routes", "render_error", "tasks", "migrations", "quirks",
+      "metrics", "models", "console" } do
       assert.is_truthy(text:find("| `" .. name .. "` |", 1, true), name)
     end
   end)

@@ -13,7 +13,8 @@ describe("schema", function()
   end
 
   it("gives plain tables with the kind and the place", function()
-    local chunk = assert(loadstring("\nlocal made = schema.text { max = 5 }\nreturn made", "@plugins/x/init.lua"))
+    local code = "\nlocal made = schema.text { max = 5 }\nreturn made"
+    local chunk = assert(loadstring(code, "@plugins/x/init.lua"))
     local made = setfenv(chunk, { schema = schema })()
     assert.equal("text", made.__schema)
     assert.equal(5, made.max)

@@ -50,8 +50,8 @@ static void bench_on_hook(struct ctx *ctx, enum script_hook hook, enum script_ou
 
 static int bench_on_event(struct ctx *ctx, const struct event *event)
 {
-    static const char *const KINDS[] = {"start", "open", "delta", "close", "usage", "finish",
-                                        "error"};
+    static const char *const KINDS[] = {"start", "open",   "delta", "close",
+                                        "usage", "finish", "error"};
     (void)ctx;
     ck_assert_int_eq(buf_printf(&bench.events, "%s:%u:%.*s|", KINDS[event->kind], event->index,
                                 SLICE_FMT(event->text)),
@@ -66,8 +66,8 @@ static void bench_on_answer_end(struct ctx *ctx, int err)
     bench.answer_err = err;
 }
 
-static void bench_on_route(void *user, int status, const struct http1_header *headers,
-                           size_t count, struct slice body)
+static void bench_on_route(void *user, int status, const struct http1_header *headers, size_t count,
+                           struct slice body)
 {
     (void)user;
     bench.route_calls++;
@@ -250,9 +250,10 @@ static inline void bench_flip(size_t count)
 static inline void bench_plugin(const char *top, const char *fields)
 {
     char text[8192];
-    snprintf(text, sizeof text,
-             "%s\nreturn { name = \"p\", version = \"1.0.0\", api = 1, about = \"A test.\",\n%s }\n",
-             top, fields);
+    snprintf(
+        text, sizeof text,
+        "%s\nreturn { name = \"p\", version = \"1.0.0\", api = 1, about = \"A test.\",\n%s }\n",
+        top, fields);
     bench_write(0, "p", text);
     bench_flip(1);
 }

@@ -47,8 +47,9 @@ START_TEST(test_waiting_where_it_is_not_allowed)
                                    "return 5 end}) assert(t.x == 5)"),
                      SCRIPT_PASS);
     struct buf problems = BUF_INIT(65536);
-    bench_write(0, "q", "return { name = 'q', version = '1', api = 1, about = 'q', init = "
-                        "function(gw) gw.sleep(1) end }");
+    bench_write(0, "q",
+                "return { name = 'q', version = '1', api = 1, about = 'q', init = "
+                "function(gw) gw.sleep(1) end }");
     ck_assert_int_ne(bench_try(1, &problems), 0);
     ck_assert_int_eq(buf_append_char(&problems, '\0'), 0);
     ck_assert_msg(strstr(buf_slice(&problems).ptr, "not allowed in init"), "%s",
@@ -128,10 +129,10 @@ START_TEST(test_db)
     ck_assert_int_eq(run_admit("", "local rows, why = gw.db.query('SELECT * FROM client_keys') "
                                    "assert(rows == nil, 'keys are readable')"),
                      SCRIPT_PASS);
-    ck_assert_int_eq(
-        run_admit("", "local r, why = gw.db.transaction{ {'UPDATE changes SET id = id', "
-                      "expect_rows = 1} } assert(r == nil and type(why) == 'string')"),
-        SCRIPT_PASS);
+    ck_assert_int_eq(run_admit("",
+                               "local r, why = gw.db.transaction{ {'UPDATE changes SET id = id', "
+                               "expect_rows = 1} } assert(r == nil and type(why) == 'string')"),
+                     SCRIPT_PASS);
     ck_assert_int_eq(run_admit("", "gw.db.query('SELECT 1', {})"), SCRIPT_DENIED);
 }
 END_TEST
@@ -210,10 +211,10 @@ START_TEST(test_cancel_in_each_wait)
         "gw.keys.list{}",
         "gw.fetch{ url = 'http://127.0.0.1:9/' }",
         "assert(gw.lock('held', 60)) gw.sleep(60)",
-        "gw.all{ function() gw.lock('v', 60) gw.sleep(60) end, function() gw.lock('v', 60, 60) "
-        "end }",
-        "while true do pcall(gw.sleep, 60) end",           // ignores it and waits again
-        "pcall(gw.sleep, 60) while true do end",           // ignores it and runs on
+        ("gw.all{ function() gw.lock('v', 60) gw.sleep(60) end, function() gw.lock('v', 60, 60) "
+         "end }"),
+        "while true do pcall(gw.sleep, 60) end", // ignores it and waits again
+        "pcall(gw.sleep, 60) while true do end", // ignores it and runs on
         "gw.spawn(function() gw.sleep(0.001) end) gw.sleep(60)",
     };
     for (size_t i = 0; i < sizeof WAITS / sizeof *WAITS; i++) {
@@ -288,8 +289,8 @@ START_TEST(test_answer_lists_and_back_pressure)
     ck_assert_int_eq(bench.answer_ends, 0);
     script_answer_writable(ctx);
     ck_assert_int_eq(bench.answer_ends, 1);
-    ck_assert(slice_is(buf_slice(&bench.events),
-                       "start:0:|open:0:|delta:0:hello|close:0:|finish:0:|"));
+    ck_assert(
+        slice_is(buf_slice(&bench.events), "start:0:|open:0:|delta:0:hello|close:0:|finish:0:|"));
     bench_end(ctx);
     // the client is gone
     ctx = bench_begin();

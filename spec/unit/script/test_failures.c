@@ -1,6 +1,6 @@
 // Every allocation of a Lua state fails once in turn, in each kind of work: nothing may end the
-// process, leak, or spoil the state for the next exchange. And answers whose events come back to the
-// script while its function runs, and fetches over the loopback.
+// process, leak, or spoil the state for the next exchange. And answers whose events come back to
+// the script while its function runs, and fetches over the loopback.
 #include "script_test.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -40,9 +40,8 @@ static void run_everything(void)
     }
     script_run_price(ctx);
     struct slice allow;
-    struct http1_request head = {.method = HTTP1_POST,
-                                 .method_text = SLICE_LIT("POST"),
-                                 .path = SLICE_LIT("/r")};
+    struct http1_request head = {
+        .method = HTTP1_POST, .method_text = SLICE_LIT("POST"), .path = SLICE_LIT("/r")};
     const struct script_route *route =
         script_route_find(bench.script, HTTP1_POST, head.path, &allow);
     const struct script_route_request request = {.request = &head,
@@ -189,8 +188,7 @@ static void *serve(void *arg)
 
 static void server_start(struct server *server, const char *answer)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof address;
     memset(server, 0, sizeof *server);
     server->answer = answer;
@@ -239,7 +237,7 @@ START_TEST(test_fetch)
     ck_assert(strstr(server.got, "Bearer tok"));
     ck_assert(strstr(server.got, "POST /x"));
     ck_assert(strcasestr(server.got, "content-type: application/json"));
-    server_start(&server, "HTTP/1.1 200 OK\r\nContent-Length: 38\r\nConnection: close\r\n\r\n"
+    server_start(&server, "HTTP/1.1 200 OK\r\nContent-Length: 39\r\nConnection: close\r\n\r\n"
                           "{\"data\":{\"token\":\"hush-hush\",\"id\":\"x\"}}");
     ck_assert_int_eq(
         fetch_from(&server, "local r, err = gw.fetch{ url = URL, body = 'END', secret_fields = "

@@ -26,21 +26,22 @@ END_TEST
 
 START_TEST(test_ctx_reads_the_exchange)
 {
-    bench_plugin("", HOOK("admit",
-                          "assert(ctx.model == 'gpt-x' and ctx.dialect == 'openai' and ctx.op == 'chat')\n"
-                          "assert(ctx.method == 'POST' and ctx.path == '/v1/chat/completions')\n"
-                          "assert(ctx.headers['user-agent'] == 'curl/8')\n"
-                          "assert(ctx.headers.authorization == nil)\n"
-                          "assert(ctx.key == nil and ctx.user == nil and ctx.cost == nil)\n"
-                          "assert(ctx:field('n') == 2 and ctx:field('a.b') == 'c')\n"
-                          "assert(ctx:field('zzz') == nil and ctx:json().a.b == 'c')\n"
-                          "assert(#ctx:body() == ctx.body_size and ctx.is_stream == false)\n"
-                          "assert(ctx.gw.plugin == 'p' and ctx.request_id == 'req_1')\n"
-                          "assert(not pcall(function() return ctx.nonsense end))\n"
-                          "assert(not pcall(function() ctx.model = 1 end))\n"
-                          "ctx.vars.n = (ctx.vars.n or 0) + 1\n"
-                          "ctx:flag('seen') ctx:flag('seen')\n"
-                          "if ctx.vars.n == 2 then ctx:deny(402, 'twice', 'seen twice') end"));
+    bench_plugin(
+        "", HOOK("admit",
+                 "assert(ctx.model == 'gpt-x' and ctx.dialect == 'openai' and ctx.op == 'chat')\n"
+                 "assert(ctx.method == 'POST' and ctx.path == '/v1/chat/completions')\n"
+                 "assert(ctx.headers['user-agent'] == 'curl/8')\n"
+                 "assert(ctx.headers.authorization == nil)\n"
+                 "assert(ctx.key == nil and ctx.user == nil and ctx.cost == nil)\n"
+                 "assert(ctx:field('n') == 2 and ctx:field('a.b') == 'c')\n"
+                 "assert(ctx:field('zzz') == nil and ctx:json().a.b == 'c')\n"
+                 "assert(#ctx:body() == ctx.body_size and ctx.is_stream == false)\n"
+                 "assert(ctx.gw.plugin == 'p' and ctx.request_id == 'req_1')\n"
+                 "assert(not pcall(function() return ctx.nonsense end))\n"
+                 "assert(not pcall(function() ctx.model = 1 end))\n"
+                 "ctx.vars.n = (ctx.vars.n or 0) + 1\n"
+                 "ctx:flag('seen') ctx:flag('seen')\n"
+                 "if ctx.vars.n == 2 then ctx:deny(402, 'twice', 'seen twice') end"));
     struct ctx *ctx = bench_begin();
     ck_assert_int_eq(bench_hook(ctx, SCRIPT_ADMIT), SCRIPT_PASS);
     ck_assert_uint_eq(ctx->flag_count, 1);
@@ -62,9 +63,9 @@ START_TEST(test_identify)
     ck_assert_int_eq(run_one(HOOK("identify", "ctx:deny(401, 'no', 'no')"), SCRIPT_IDENTIFY),
                      SCRIPT_DENIED);
     // true without having identified anybody is a fault
-    ck_assert_int_eq(run_one("on_error = 'deny', " HOOK("identify", "return true"),
-                             SCRIPT_IDENTIFY),
-                     SCRIPT_DENIED);
+    ck_assert_int_eq(
+        run_one("on_error = 'deny', " HOOK("identify", "return true"), SCRIPT_IDENTIFY),
+        SCRIPT_DENIED);
     bench_plugin("", HOOK("identify", "local key, why = ctx.gw.keys.authenticate(ctx)\n"
                                       "assert(key == nil and why == 'invalid', why)"));
     ctx = bench_begin();
@@ -91,23 +92,26 @@ START_TEST(test_select)
                      SCRIPT_DENIED);
     ck_assert_int_eq(run_one("on_error = 'skip', " HOOK("select", "return {0.5}"), SCRIPT_SELECT),
                      SCRIPT_PASS);
-    ck_assert_int_eq(run_one(HOOK("select", "return ctx.gw.upstreams.candidates(ctx)"),
-                             SCRIPT_SELECT),
-                     SCRIPT_PASS);
+    ck_assert_int_eq(
+        run_one(HOOK("select", "return ctx.gw.upstreams.candidates(ctx)"), SCRIPT_SELECT),
+        SCRIPT_PASS);
 }
 END_TEST
 
 START_TEST(test_first_answer_wins_and_order_holds)
 {
-    bench_write(0, "a", "return { name = 'a', version = '1', api = 1, about = 'a', hooks = {"
-                        "select = function(ctx) ctx:flag('a') end,"
-                        "admit = function(ctx) ctx:flag('a') end } }");
-    bench_write(1, "b", "return { name = 'b', version = '1', api = 1, about = 'b', hooks = {"
-                        "select = function(ctx) ctx:flag('b') return {2} end,"
-                        "admit = function(ctx) ctx:flag('b') ctx:deny(403, 'b', 'b') end } }");
-    bench_write(2, "c", "return { name = 'c', version = '1', api = 1, about = 'c', hooks = {"
-                        "select = function(ctx) ctx:flag('c') return {3} end,"
-                        "admit = function(ctx) ctx:flag('c') end } }");
+    bench_write(0, "a",
+                "return { name = 'a', version = '1', api = 1, about = 'a', hooks = {"
+                "select = function(ctx) ctx:flag('a') end,"
+                "admit = function(ctx) ctx:flag('a') end } }");
+    bench_write(1, "b",
+                "return { name = 'b', version = '1', api = 1, about = 'b', hooks = {"
+                "select = function(ctx) ctx:flag('b') return {2} end,"
+                "admit = function(ctx) ctx:flag('b') ctx:deny(403, 'b', 'b') end } }");
+    bench_write(2, "c",
+                "return { name = 'c', version = '1', api = 1, about = 'c', hooks = {"
+                "select = function(ctx) ctx:flag('c') return {3} end,"
+                "admit = function(ctx) ctx:flag('c') end } }");
     bench_flip(3);
     struct ctx *ctx = bench_begin();
     ck_assert_int_eq(bench_hook(ctx, SCRIPT_SELECT), SCRIPT_PASS);
@@ -146,9 +150,9 @@ START_TEST(test_prepare)
     bench_end(ctx);
     ck_assert_int_eq(run_one("on_error = 'deny', " HOOK("prepare", "return 1"), SCRIPT_PREPARE),
                      SCRIPT_DENIED);
-    ck_assert_int_eq(run_one("on_error = 'deny', " HOOK("admit", "ctx.outgoing:set_path('/x')"),
-                             SCRIPT_ADMIT),
-                     SCRIPT_DENIED);
+    ck_assert_int_eq(
+        run_one("on_error = 'deny', " HOOK("admit", "ctx.outgoing:set_path('/x')"), SCRIPT_ADMIT),
+        SCRIPT_DENIED);
 }
 END_TEST
 
@@ -212,12 +216,15 @@ END_TEST
 
 START_TEST(test_price)
 {
-    bench_write(0, "a", "return { name = 'a', version = '1', api = 1, about = 'a', hooks = { price "
-                        "= function(ctx, cost) assert(cost == nil) return money.usd('2') end } }");
-    bench_write(1, "b", "return { name = 'b', version = '1', api = 1, about = 'b', hooks = { price "
-                        "= function(ctx, cost) return money.scale(cost, '0.5') end } }");
-    bench_write(2, "c", "return { name = 'c', version = '1', api = 1, about = 'c', on_error = "
-                        "'skip', hooks = { price = function(ctx, cost) return 5 end } }");
+    bench_write(0, "a",
+                "return { name = 'a', version = '1', api = 1, about = 'a', hooks = { price "
+                "= function(ctx, cost) assert(cost == nil) return money.usd('2') end } }");
+    bench_write(1, "b",
+                "return { name = 'b', version = '1', api = 1, about = 'b', hooks = { price "
+                "= function(ctx, cost) return money.scale(cost, '0.5') end } }");
+    bench_write(2, "c",
+                "return { name = 'c', version = '1', api = 1, about = 'c', on_error = "
+                "'skip', hooks = { price = function(ctx, cost) return 5 end } }");
     bench_flip(3);
     struct ctx *ctx = bench_begin();
     script_run_price(ctx);
@@ -253,14 +260,15 @@ START_TEST(test_faults_deny_or_skip)
                      SCRIPT_DENIED);
     ck_assert_int_eq(run_one("on_error = 'skip', " HOOK("admit", "error('x')"), SCRIPT_ADMIT),
                      SCRIPT_PASS);
-    ck_assert_int_eq(run_one("on_error = 'skip', " HOOK("admit", "ctx:deny(403, 'a', 'b') error('x')"),
-                             SCRIPT_ADMIT),
-                     SCRIPT_PASS);
+    ck_assert_int_eq(
+        run_one("on_error = 'skip', " HOOK("admit", "ctx:deny(403, 'a', 'b') error('x')"),
+                SCRIPT_ADMIT),
+        SCRIPT_PASS);
     struct buf out = BUF_INIT(1 << 20);
     ck_assert_int_eq(stats_render(bench.stats, &out), 0);
     ck_assert_int_eq(buf_append_char(&out, '\0'), 0);
-    ck_assert(strstr(buf_slice(&out).ptr,
-                     "moongate_lua_errors_total{plugin=\"p\",hook=\"admit\"} 3"));
+    ck_assert(
+        strstr(buf_slice(&out).ptr, "moongate_lua_errors_total{plugin=\"p\",hook=\"admit\"} 3"));
     buf_free(&out);
 }
 END_TEST
@@ -285,10 +293,11 @@ END_TEST
 
 START_TEST(test_ctx_dies_with_its_exchange)
 {
-    bench_plugin("local kept", "on_error = 'deny', hooks = { finish = function(ctx) kept = ctx end, "
-                               "admit = function(ctx) if kept then local ok, why = pcall(function() "
-                               "return kept.model end) assert(not ok and why:find('has ended')) "
-                               "assert(not pcall(kept.deny, kept, 400, 'a', 'b')) end end }");
+    bench_plugin("local kept",
+                 "on_error = 'deny', hooks = { finish = function(ctx) kept = ctx end, "
+                 "admit = function(ctx) if kept then local ok, why = pcall(function() "
+                 "return kept.model end) assert(not ok and why:find('has ended')) "
+                 "assert(not pcall(kept.deny, kept, 400, 'a', 'b')) end end }");
     struct ctx *ctx = bench_begin();
     ck_assert_int_eq(bench_hook(ctx, SCRIPT_FINISH), SCRIPT_PASS);
     bench_end(ctx);

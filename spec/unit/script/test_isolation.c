@@ -75,10 +75,11 @@ END_TEST
 
 START_TEST(test_hogs_that_wait_are_ended)
 {
-    bench_write(0, "bad", "return { name = 'bad', version = '1', api = 1, about = 'b', on_error = "
-                          "'deny', hooks = { admit = function(ctx) local t = {} for i = 1, 20 do "
-                          "for n = 1, 15 do t[#t + 1] = ('x'):rep(1e5) .. #t end ctx.gw.sleep(0) "
-                          "end ctx.gw.sleep(60) end } }");
+    bench_write(0, "bad",
+                "return { name = 'bad', version = '1', api = 1, about = 'b', on_error = "
+                "'deny', hooks = { admit = function(ctx) local t = {} for i = 1, 20 do "
+                "for n = 1, 15 do t[#t + 1] = ('x'):rep(1e5) .. #t end ctx.gw.sleep(0) "
+                "end ctx.gw.sleep(60) end } }");
     bench_write(1, "good", GOOD);
     bench_flip(2);
     struct ctx *ctx = bench_begin();
@@ -125,10 +126,11 @@ END_TEST
 static void flip_number(int number)
 {
     char fields[300];
-    snprintf(fields, sizeof fields,
-             "hooks = { select = function() return {%d} end, admit = function(ctx) ctx.gw.sleep(60) "
-             "end, finish = function(ctx) ctx:flag('g%d') end }",
-             number, number);
+    snprintf(
+        fields, sizeof fields,
+        "hooks = { select = function() return {%d} end, admit = function(ctx) ctx.gw.sleep(60) "
+        "end, finish = function(ctx) ctx:flag('g%d') end }",
+        number, number);
     bench_plugin("", fields);
 }
 
@@ -174,8 +176,9 @@ static size_t resident_kib(void)
 
 START_TEST(test_a_thousand_generations)
 {
-    bench_plugin("", "hooks = { select = function(ctx) ctx.gw.sleep(0) return {1} end }, routes = { "
-                     "{'GET', '/a', function() return 200 end, auth = 'none', about = 'a'} }");
+    bench_plugin("",
+                 "hooks = { select = function(ctx) ctx.gw.sleep(0) return {1} end }, routes = { "
+                 "{'GET', '/a', function() return 200 end, auth = 'none', about = 'a'} }");
     struct plugin_set *set = plugin_set_ref(bench.script->current->set);
     struct buf problems = BUF_INIT(65536);
     size_t memory = 0, resident = 0;
@@ -223,9 +226,10 @@ END_TEST
 
 START_TEST(test_memory_returns)
 {
-    bench_plugin("", "hooks = { select = function(ctx) local t = {} for i = 1, 200 do t[i] = "
-                     "('y'):rep(1000) .. i end ctx.vars.t = t ctx.gw.sleep(0) return {1} end, finish "
-                     "= function(ctx) end }");
+    bench_plugin("",
+                 "hooks = { select = function(ctx) local t = {} for i = 1, 200 do t[i] = "
+                 "('y'):rep(1000) .. i end ctx.vars.t = t ctx.gw.sleep(0) return {1} end, finish "
+                 "= function(ctx) end }");
     size_t base = 0;
     for (int i = 0; i < 400; i++) {
         struct ctx *ctx = bench_begin();

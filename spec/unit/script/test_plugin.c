@@ -3,6 +3,7 @@
 #include "script/confload.h"
 #include "script/lua_secret.h"
 #include "script/plugin.h"
+#include "unit/state/store_test.h"
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -454,6 +455,29 @@ START_TEST(the_shipped_plugins_load)
 }
 END_TEST
 
+START_TEST(migrations_are_applied)
+{
+    struct test_store store;
+    const char *text = "return { name = \"one\", api = 1, migrations = \"migrations/\" }";
+    test_store_prepare(&store);
+    test_store_open(&store);
+    write_file("plugins/one/migrations/0001_base.sql",
+               "CREATE TABLE p_one_things (id INTEGER PRIMARY KEY) STRICT;");
+    ck_assert_msg(load_one(text) == 0, "%s", told());
+    ck_assert_msg(plugin_set_migrate(set, store.store, &problems) == 0, "%.*s",
+                  SLICE_FMT(buf_slice(&problems)));
+    ck_assert_int_eq(plugin_set_migrate(set, store.store, &problems), 0); // nothing to do
+    ck_assert_int_eq(test_query(&store, "main.db", "SELECT count(*) FROM p_one_things"), 0);
+    write_file("plugins/one/migrations/0002_bad.sql", "CREATE TABLE other (id INTEGER);");
+    buf_clear(&problems);
+    ck_assert_int_lt(plugin_set_migrate(set, store.store, &problems), 0);
+    ck_assert_int_eq(buf_append_char(&problems, '\0'), 0);
+    EXPECT_TOLD("plugins/one/init.lua:1:");
+    EXPECT_TOLD("0002_bad.sql");
+    test_store_end(&store);
+}
+END_TEST
+
 START_TEST(the_documentation_is_generated)
 {
     struct buf out = BUF_INIT(0);
@@ -489,6 +513,7 @@ static Suite *suite(void)
     tcase_add_test(tc, openapi_has_every_route);
     tcase_add_test(tc, references_keep_a_set);
     tcase_add_test(tc, the_shipped_plugins_load);
+    tcase_add_test(tc, migrations_are_applied);
     tcase_add_test(tc, the_documentation_is_generated);
     tcase_set_timeout(tc, 120);
     suite_add_tcase(s, tc);

@@ -110,17 +110,18 @@ END_TEST
 
 START_TEST(test_auth)
 {
-    bench_plugin("local function who(req) return 200, { kind = req.principal.kind, name = "
-                 "req.principal.key and req.principal.key.name, x = req.headers['x-test'], hidden = "
-                 "req.headers['x-api-key'] } end\n"
-                 "local function check(req, gw) gw.sleep(0.001) if gw.crypto.equal(req.credential or "
-                 "'', 'magic') then return { kind = 'magician' } end return nil, 403, 'no_magic', "
-                 "'No.' end",
-                 "needs = { keys = 'write' }, routes = { {'GET', '/admin', who, auth = 'admin', "
-                 "about = 'a'}, {'GET', '/key', who, auth = 'key', about = 'a'}, {'GET', '/user', "
-                 "who, auth = 'user', about = 'a'}, {'GET', '/fn', who, auth = check, about = 'a'},\n"
-                 "{'POST', '/make', function(req, gw) return 200, gw.keys.create{ name = 'kk', "
-                 "scheme = 'sk' }.key_value end, auth = 'admin', about = 'a'} }");
+    bench_plugin(
+        "local function who(req) return 200, { kind = req.principal.kind, name = "
+        "req.principal.key and req.principal.key.name, x = req.headers['x-test'], hidden = "
+        "req.headers['x-api-key'] } end\n"
+        "local function check(req, gw) gw.sleep(0.001) if gw.crypto.equal(req.credential or "
+        "'', 'magic') then return { kind = 'magician' } end return nil, 403, 'no_magic', "
+        "'No.' end",
+        "needs = { keys = 'write' }, routes = { {'GET', '/admin', who, auth = 'admin', "
+        "about = 'a'}, {'GET', '/key', who, auth = 'key', about = 'a'}, {'GET', '/user', "
+        "who, auth = 'user', about = 'a'}, {'GET', '/fn', who, auth = check, about = 'a'},\n"
+        "{'POST', '/make', function(req, gw) return 200, gw.keys.create{ name = 'kk', "
+        "scheme = 'sk' }.key_value end, auth = 'admin', about = 'a'} }");
     ck_assert_int_eq(request("GET", "/admin", "", NULL), 401);
     ck_assert_int_eq(request("GET", "/admin", "", "wrong"), 401);
     expect_body("\"code\":\"unauthorized\"");
@@ -148,12 +149,13 @@ END_TEST
 
 START_TEST(test_validation)
 {
-    bench_plugin("", "routes = { {'POST', '/v', function(req, gw) gw.sleep(0.001) return 201, { n = "
-                     "req.body.n, price = req.body.price + money.usd('1'), page = req.query.page, "
-                     "list = req.body.list or json.array{} }, { ['x-a'] = 'b' } end, auth = 'none', "
-                     "about = 'a', body = schema.record{ n = schema.integer{ min = 1 }, price = "
-                     "schema.decimal{}, list = schema.list{ of = schema.text{}, optional = true } "
-                     "}, query = schema.record{ page = schema.integer{ default = 1 } } } }");
+    bench_plugin("",
+                 "routes = { {'POST', '/v', function(req, gw) gw.sleep(0.001) return 201, { n = "
+                 "req.body.n, price = req.body.price + money.usd('1'), page = req.query.page, "
+                 "list = req.body.list or json.array{} }, { ['x-a'] = 'b' } end, auth = 'none', "
+                 "about = 'a', body = schema.record{ n = schema.integer{ min = 1 }, price = "
+                 "schema.decimal{}, list = schema.list{ of = schema.text{}, optional = true } "
+                 "}, query = schema.record{ page = schema.integer{ default = 1 } } } }");
     ck_assert_int_eq(request("POST", "/v?page=3", "{\"n\":2,\"price\":0.1}", NULL), 201);
     expect_body("\"n\":2");
     expect_body("\"price\":1.1");
@@ -178,19 +180,20 @@ END_TEST
 
 START_TEST(test_render_error_and_faults)
 {
-    bench_plugin("local function fail() error('inner secret') end",
-                 "render_error = function(err) if err.code == 'internal_error' and false then end "
-                 "return err.status, { detail = err.message, n = #err.details, code = err.code }, { "
-                 "['x-shape'] = 'p' } end,\n"
-                 "routes = { {'GET', '/p/fail', fail, auth = 'none', about = 'a'}, {'GET', "
-                 "'/p/loop', function() while true do end end, auth = 'none', about = 'a'},\n"
-                 "{'GET', '/p/bad', function() return 'x' end, auth = 'none', about = 'a'},\n"
-                 "{'GET', '/p/bad2', function() return 200, print end, auth = 'none', about = "
-                 "'a'},\n"
-                 "{'GET', '/p/bad3', function() return 200, nil, {['x'] = 'a\\r\\nb'} end, auth = "
-                 "'none', about = 'a'},\n"
-                 "{'POST', '/p/v', fail, auth = 'none', about = 'a', body = schema.record{ a = "
-                 "schema.text{} } } }");
+    bench_plugin(
+        "local function fail() error('inner secret') end",
+        "render_error = function(err) if err.code == 'internal_error' and false then end "
+        "return err.status, { detail = err.message, n = #err.details, code = err.code }, { "
+        "['x-shape'] = 'p' } end,\n"
+        "routes = { {'GET', '/p/fail', fail, auth = 'none', about = 'a'}, {'GET', "
+        "'/p/loop', function() while true do end end, auth = 'none', about = 'a'},\n"
+        "{'GET', '/p/bad', function() return 'x' end, auth = 'none', about = 'a'},\n"
+        "{'GET', '/p/bad2', function() return 200, print end, auth = 'none', about = "
+        "'a'},\n"
+        "{'GET', '/p/bad3', function() return 200, nil, {['x'] = 'a\\r\\nb'} end, auth = "
+        "'none', about = 'a'},\n"
+        "{'POST', '/p/v', fail, auth = 'none', about = 'a', body = schema.record{ a = "
+        "schema.text{} } } }");
     ck_assert_int_eq(request("GET", "/p/fail", "", NULL), 500);
     expect_body("\"code\":\"internal_error\"");
     ck_assert_ptr_null(strstr(buf_slice(&bench.route_body).ptr, "secret"));
@@ -226,8 +229,9 @@ END_TEST
 
 START_TEST(test_cancel_and_reload_in_flight)
 {
-    bench_plugin("", "routes = { {'GET', '/slow', function(req, gw) gw.sleep(0.02) return 200, 'old' "
-                     "end, auth = 'none', about = 'a'} }");
+    bench_plugin("",
+                 "routes = { {'GET', '/slow', function(req, gw) gw.sleep(0.02) return 200, 'old' "
+                 "end, auth = 'none', about = 'a'} }");
     ck_assert_int_eq(send_start("GET", "/slow", "", NULL), 0);
     script_route_cancel(current.call);
     for (int i = 0; i < 50; i++) {
@@ -237,9 +241,10 @@ START_TEST(test_cancel_and_reload_in_flight)
     ck_assert_int_eq(bench.route_calls, 0);
     // a call that runs ends on its own generation
     ck_assert_int_eq(send_start("GET", "/slow", "", NULL), 0);
-    bench_write(0, "p", "return { name = 'p', version = '2', api = 1, about = 'p', routes = { "
-                        "{'GET', '/fast', function() return 200, 'new' end, auth = 'none', about = "
-                        "'a'} } }");
+    bench_write(0, "p",
+                "return { name = 'p', version = '2', api = 1, about = 'p', routes = { "
+                "{'GET', '/fast', function() return 200, 'new' end, auth = 'none', about = "
+                "'a'} } }");
     const struct script_route *kept = current.route;
     bench_flip(1);
     ck_assert_uint_eq(script_generation_count(bench.script), 2);

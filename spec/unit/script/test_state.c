@@ -1,10 +1,10 @@
 // The Lua state: sandbox, caps on work and memory, patterns, json and money.
-#include "script/state.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "script/lua_json.h"
 #include "script/lua_money.h"
 #include "script/lua_secret.h"
+#include "script/state.h"
 #include <check.h>
 #include <stdlib.h>
 
@@ -45,7 +45,8 @@ static int run_chunk(lua_State *L)
     if (lua_isstring(L, -1))
         snprintf(chunk->result, sizeof chunk->result, "%s", lua_tostring(L, -1));
     else if (lua_isboolean(L, -1))
-        snprintf(chunk->result, sizeof chunk->result, "%s", lua_toboolean(L, -1) ? "true" : "false");
+        snprintf(chunk->result, sizeof chunk->result, "%s",
+                 lua_toboolean(L, -1) ? "true" : "false");
     else
         snprintf(chunk->result, sizeof chunk->result, "%s", luaL_typename(L, -1));
     return 0;
@@ -76,9 +77,9 @@ static void expect_error(const char *text, const char *part)
 
 START_TEST(test_sandbox_hides_what_is_dangerous)
 {
-    static const char *const NAMES[] = {"io",       "debug",   "package", "ffi",     "jit",
-                                        "dofile",   "loadfile", "newproxy", "setfenv", "getfenv",
-                                        "coroutine", "module",  "gcinfo"};
+    static const char *const NAMES[] = {"io",        "debug",    "package",  "ffi",     "jit",
+                                        "dofile",    "loadfile", "newproxy", "setfenv", "getfenv",
+                                        "coroutine", "module",   "gcinfo"};
     char text[128];
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
         snprintf(text, sizeof text, "return %s", NAMES[i]);
@@ -137,21 +138,21 @@ START_TEST(test_endless_loops_end)
         "local function f() return f() end f()",
         "while true do pcall(function() while true do end end) end",
         "while true do pcall(pcall, function() while true do end end) end",
-        "xpcall(function() while true do end end, function() while true do end end)\n"
-        "while true do end",
+        ("xpcall(function() while true do end end, function() while true do end end)\n"
+         "while true do end"),
         "while true do xpcall(error, function() while true do end end) end",
         "local t = setmetatable({}, {__index = function() while true do end end}) return t.x",
         "local t = setmetatable({}, {__add = function() while true do end end}) return t + 1",
         "return ('x'):gsub('x', function() while true do end end)",
         "table.sort({3, 2, 1}, function() while true do end end)",
-        "return string.format('%s', setmetatable({}, {__tostring = function() while true do end "
-        "end}))",
+        ("return string.format('%s', setmetatable({}, {__tostring = function() while true do end "
+         "end}))"),
         "load('while true do end')()",
         "for _ in function() return 1 end do end",
         "local t = {} t.f = function() return t.f() end pcall(t.f) while true do pcall(t.f) end",
         "while true do ('x'):rep(1000000) end",
-        "local t = {} for i = 1, 50000 do t[i] = i end while true do table.insert(t, 1, 0) "
-        "table.remove(t, 1) end",
+        ("local t = {} for i = 1, 50000 do t[i] = i end while true do table.insert(t, 1, 0) "
+         "table.remove(t, 1) end"),
         "local t = {} for i = 1, 5000 do t[i] = i end while true do table.sort(t) end",
         "local s = ('x'):rep(100000) while true do s:find('y', 1, true) end",
         "local s = ('x'):rep(100000) while true do s:find('y') end",
@@ -220,8 +221,8 @@ START_TEST(test_memory_hogs_end)
         "local t = {} while true do t[#t + 1] = function() return t end end",
         "local s = 'x' while true do s = s .. s end",
         "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(100000) .. i end",
-        "local t = {} while true do pcall(function() while true do t[#t + 1] = ('x'):rep(1e5) .. "
-        "#t end end) end",
+        ("local t = {} while true do pcall(function() while true do t[#t + 1] = ('x'):rep(1e5) .. "
+         "#t end end) end"),
     };
     for (size_t i = 0; i < sizeof HOGS / sizeof *HOGS; i++) {
         struct chunk chunk = {.text = HOGS[i]};
