@@ -34,11 +34,11 @@ enum dialect_op {
 
 // An error as the client shall see it. All slices borrowed.
 struct dialect_error {
-    int status;             // HTTP status (also used in a stream to choose the type)
-    struct slice code;      // our stable code: "invalid_api_key", "model_not_found", …
-    struct slice type;      // dialect's type; empty: derived from status and code
-    struct slice message;   // a sentence that tells the reader what to do next
-    struct slice param;     // OpenAI's param; empty: null
+    int status;           // HTTP status (also used in a stream to choose the type)
+    struct slice code;    // our stable code: "invalid_api_key", "model_not_found", …
+    struct slice type;    // dialect's type; empty: derived from status and code
+    struct slice message; // a sentence that tells the reader what to do next
+    struct slice param;   // OpenAI's param; empty: null
     struct slice request_id;
     int64_t retry_after_ms; // < 0: none
     bool should_retry;      // x-should-retry
@@ -47,7 +47,8 @@ struct dialect_error {
 // What one event of an upstream stream means to the relay.
 enum dialect_class {
     DIALECT_EVENT_NOISE,    // comments, pings, role-only or filter chunks: liveness only
-    DIALECT_EVENT_PREAMBLE, // opens the message but commits nothing (message_start, response.created)
+    DIALECT_EVENT_PREAMBLE, // opens the message but commits nothing (message_start,
+                            // response.created)
     DIALECT_EVENT_CONTENT,  // semantic: text, thinking, tool call, finish: after it no failover
     DIALECT_EVENT_USAGE,    // OpenAI: `choices: []` and a usage object (the one removable chunk)
     DIALECT_EVENT_END,      // the stream's proper end ([DONE], message_stop, response.completed…)
@@ -56,12 +57,13 @@ enum dialect_class {
 
 struct dialect_info {
     enum dialect_class class;
-    enum event_block block;  // of text, when has_text
-    bool has_text;           // the event carries one visible text/thinking/arguments piece
+    enum event_block block; // of text, when has_text
+    bool has_text;          // the event carries one visible text/thinking/arguments piece
     bool text_has_escapes;
     size_t text_start, text_end; // the JSON string's span in event->data, quotes included
-    uint32_t index;          // block or choice index
-    struct dialect_error error; // class ERROR: status (best guess), type, code, message in `scratch`
+    uint32_t index;              // block or choice index
+    struct dialect_error
+        error; // class ERROR: status (best guess), type, code, message in `scratch`
 };
 
 // Prepared scanners, one set per worker: with it an event costs a third. Zeroed before first use;
@@ -77,14 +79,14 @@ struct dialect_reader {
     enum dialect_op op;
     struct dialect_scanner *scanner; // kept; set by the owner after init; NULL: slower, the same
     struct usage_meter meter;
-    uint64_t text_bytes;    // decoded bytes of visible output so far (for estimates)
-    uint64_t sequence;      // Responses: last sequence_number seen
+    uint64_t text_bytes; // decoded bytes of visible output so far (for estimates)
+    uint64_t sequence;   // Responses: last sequence_number seen
     bool has_preamble, has_content, has_finish, has_end, has_error;
-    bool is_openai_error;   // scratch for renderers
-    char model[128];        // as reported by the upstream, truncated
-    char finish[48];        // finish/stop reason as reported, truncated
-    char response_id[80];   // Responses: for response.failed
-    int64_t created_at;     // Responses: likewise; 0 when unknown
+    bool is_openai_error; // scratch for renderers
+    char model[128];      // as reported by the upstream, truncated
+    char finish[48];      // finish/stop reason as reported, truncated
+    char response_id[80]; // Responses: for response.failed
+    int64_t created_at;   // Responses: likewise; 0 when unknown
     char error_message[513], error_type[64], error_code[64], error_param[64];
 };
 
@@ -127,21 +129,21 @@ struct dialect {
 struct dialect_writer {
     const struct dialect *dialect;
     enum dialect_op op;
-    struct arena *arena;   // keeps
-    bool include_usage;    // OpenAI streams: the client asked for the usage chunk
+    struct arena *arena; // keeps
+    bool include_usage;  // OpenAI streams: the client asked for the usage chunk
     int64_t created_s;
     char id[64], model[128];
-    uint64_t sequence;     // Responses
+    uint64_t sequence; // Responses
     bool has_started, has_open_block, has_finished;
     enum event_block open_block;
     uint32_t index, tool_count;
     struct usage usage;
     enum event_finish finish;
-    bool is_whole;         // emit_whole is at work: only the parts of the body are kept
-    bool has_refusal;      // a refusal block was there
-    uint64_t block_bytes;  // text bytes of the open block
-    struct buf items;      // finished output items' (blocks') JSON; freed by dialect_writer_free
-    struct buf text;       // of the open block
+    bool is_whole;        // emit_whole is at work: only the parts of the body are kept
+    bool has_refusal;     // a refusal block was there
+    uint64_t block_bytes; // text bytes of the open block
+    struct buf items;     // finished output items' (blocks') JSON; freed by dialect_writer_free
+    struct buf text;      // of the open block
     struct slice tool_id, tool_name;
 };
 
@@ -182,8 +184,8 @@ size_t dialect_cut(const char *text, size_t len);
 // Decodes the inside of a JSON string (escapes resolved, lone surrogates to U+FFFD) into out, cut
 // at a character's border so that it fits with its NUL. Gives the length.
 size_t dialect_decode(struct slice inside, char *out, size_t size);
-// Scans an event's data with the dialect's spec, by the reader's scanner or by `local`; NULL when it
-// is no JSON object. The result lives until the next event.
+// Scans an event's data with the dialect's spec, by the reader's scanner or by `local`; NULL when
+// it is no JSON object. The result lives until the next event.
 const struct skim *dialect_scan(struct dialect_reader *reader, const struct skim_spec *spec,
                                 struct slice data, struct skim *local);
 // Length of a string span when decoded; 0 for other types.

@@ -165,7 +165,8 @@ static bool run_delta_hooks(struct exchange *ex, const struct sse_event *event,
         drop_until(&ex->relay, event->end);
         ctx_flag(&ex->ctx, "delta_hook");
     }
-    arena_rewind(ex->ctx.arena, mark);
+    if (verdict != 3) // the error's text stays
+        arena_rewind(ex->ctx.arena, mark);
     return verdict != 0;
 }
 

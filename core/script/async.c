@@ -196,7 +196,11 @@ int co_prepare(const struct co_options *options, co_push push, void *arg, struct
     list_push_back(&generation->live, &co->node);
     generation->live_count++;
     struct push_call call = {.push = push, .arg = arg, .to = co->thread};
-    int err = lua_env_protect(generation->env, run_push, &call, NULL, 0);
+    int err = 0;
+    if (options->push_cannot_raise)
+        call.count = push(co->thread, arg);
+    else
+        err = lua_env_protect(generation->env, run_push, &call, NULL, 0);
     if (err) {
         recycle(co, false);
         return err;

@@ -62,6 +62,7 @@ struct co_options {
     co_end_cb on_end;
     void *user;
     size_t index;
+    bool push_cannot_raise; // push only copies registry references, nil, numbers and booleans
 };
 // Runs the function that push leaves first, with the values after it as arguments. on_end is called
 // once, maybe before this returns, unless co_cancel came first. GW_ENOMEM, GW_EBUSY: not started

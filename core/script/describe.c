@@ -5,9 +5,9 @@
 
 static int describe(const struct plugin_def *def, bool is_long, struct buf *out)
 {
-    static const char *const HOOKS[SCRIPT_HOOK_COUNT] = {
-        "identify", "admit", "select", "prepare", "reply", "body", "delta", "price", "error",
-        "finish"};
+    static const char *const HOOKS[SCRIPT_HOOK_COUNT] = {"identify", "admit", "select", "prepare",
+                                                         "reply",    "body",  "delta",  "price",
+                                                         "error",    "finish"};
     int err = buf_printf(out, "%-20s %-8.*s %zu routes, %zu tasks, hooks:", def->name,
                          SLICE_FMT(def->version), def->route_count, def->task_count);
     for (size_t i = 0; i < SCRIPT_HOOK_COUNT && !err; i++) {

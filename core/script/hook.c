@@ -248,7 +248,7 @@ static void on_hook_end(struct coroutine *co, int err)
     ctx->pending = NULL;
     if (err) {
         step = after_error(ctx, plugin, hook, co->error);
-    } else {
+    } else if (lua_gettop(co->thread) > 0 && !lua_isnil(co->thread, 1)) {
         char error[300];
         if (lua_env_protect(plugin->generation->env, read_result, &result, error, sizeof error)) {
             was_fault = true;
@@ -285,7 +285,8 @@ static enum script_outcome run_from(struct ctx *ctx, enum script_hook hook, size
                                            .what = hook_name(hook),
                                            .ctx = ctx,
                                            .on_end = on_hook_end,
-                                           .index = index};
+                                           .index = index,
+                                           .push_cannot_raise = true};
         struct coroutine *co = NULL;
         ctx->hook_step = STEP_NEXT;
         ctx->hook_is_retry = false;

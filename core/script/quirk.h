@@ -19,7 +19,7 @@ struct quirk_field {
 
 struct quirk {
     struct slice provider;
-    bool speaks[DIALECT_COUNT];         // defaults for upstreams of this provider
+    bool speaks[DIALECT_COUNT];            // defaults for upstreams of this provider
     struct slice auth_header, auth_prefix; // "authorization" "Bearer "
     const struct http1_header *default_headers, *set_headers;
     size_t default_header_count, set_header_count;

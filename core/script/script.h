@@ -127,7 +127,8 @@ enum script_outcome script_run_hook(struct ctx *ctx, enum script_hook hook);
 // A whole answer through the body hooks; *out is body itself or arena text. SCRIPT_PENDING:
 // host->on_hook follows and the text is ctx->body_text then.
 enum script_outcome script_run_body(struct ctx *ctx, struct slice body, struct slice *out);
-// One text piece through the delta hooks. 0: unchanged; 1: *out replaces it; 2: drop the event.
+// One text piece through the delta hooks. 0: unchanged; 1: *out replaces it; 2: drop the event;
+// 3: a hook failed whose plugin denies then, ctx->error says so and the stream must end.
 int script_run_delta(struct ctx *ctx, enum event_block block, struct slice text, struct slice *out);
 bool script_wants_delta(const struct ctx *ctx, enum event_block block);
 // Sets ctx->has_cost, cost_nano, price_version. Never yields.

@@ -216,12 +216,11 @@ export async function startGateway(options = {}) {
       }
     },
   };
-  const seen = await Promise.race([
-    until(() => /listens on (http:\/\/\S+)/.exec(out.text)?.[1], 'start of the gateway', 15000),
-    child.exited.then(({ code, signal }) => {
-      throw new Error(`the gateway did not start (${signal ?? code}):\n${err.text.slice(-3000)}`);
-    }),
-  ]).catch(async (error) => {
+  const seen = await until(() => {
+    if (child.exitCode !== null || child.signalCode !== null)
+      throw new Error(`the gateway did not start (${child.signalCode ?? child.exitCode}):\n${err.text.slice(-3000)}`);
+    return /listens on (http:\/\/\S+)/.exec(out.text)?.[1];
+  }, 'start of the gateway', 15000).catch((error) => {
     child.kill('SIGKILL');
     if (!options.home) home.remove();
     throw error;
