@@ -11,7 +11,8 @@ static const unsigned SUCCESSORS[] = {
     [EXCHANGE_ADMIT] = TO(EXCHANGE_SELECT) | TO(EXCHANGE_ANSWER),
     [EXCHANGE_SELECT] = TO(EXCHANGE_PREPARE) | TO(EXCHANGE_ANSWER) | TO(EXCHANGE_ENDING),
     [EXCHANGE_PREPARE] = TO(EXCHANGE_FETCH) | TO(EXCHANGE_ANSWER) | TO(EXCHANGE_REPLY),
-    [EXCHANGE_FETCH] = TO(EXCHANGE_REPLY) | TO(EXCHANGE_RELAY) | TO(EXCHANGE_ENDING),
+    [EXCHANGE_FETCH] = TO(EXCHANGE_REPLY) | TO(EXCHANGE_RELAY) | TO(EXCHANGE_ANSWER) |
+                       TO(EXCHANGE_ENDING),
     [EXCHANGE_REPLY] = TO(EXCHANGE_FETCH) | TO(EXCHANGE_SELECT) | TO(EXCHANGE_PREPARE) |
                        TO(EXCHANGE_ANSWER) | TO(EXCHANGE_ENDING),
     [EXCHANGE_RELAY] = TO(EXCHANGE_ENDING),
@@ -168,6 +169,7 @@ void exchange_after_hook(struct exchange *ex, enum script_hook hook, enum script
         reply_error(ex);
         return;
     case SCRIPT_REPLY: attempt_after_reply(ex, outcome); return;
+    case SCRIPT_BODY: relay_after_body_hook(ex, outcome); return;
     default: break;
     }
     if (outcome == SCRIPT_DENIED) {
@@ -205,27 +207,44 @@ void exchange_fail_with(struct exchange *ex)
     ex->ctx.error.request_id = ex->ctx.request_id;
     if (ex->state >= EXCHANGE_ENDING) // already answered: nothing more can be said
         return;
-    if (ex->fetch)
-        attempt_cancel(ex, "failed");
+    // Whatever still waits for this exchange (a hook, an answer in progress) is over.
+    script_cancel(&ex->ctx);
+    ex->hook_pending = false;
+    loop_task_cancel(&ex->step);
+    loop_timer_stop(&ex->hold_timer);
+    attempt_cancel(ex, "failed");
     exchange_set_state(ex, EXCHANGE_ERROR);
     exchange_run_hook(ex, SCRIPT_ERROR);
 }
 
-void exchange_on_client_closed(struct exchange *ex, int err, const char *reason)
+// What the server itself answered with, before any answer of ours: a body that was too large,
+// broken or stalled. 0: nothing.
+static int refused_status(const struct exchange *ex, int err)
+{
+    if (http1_head_sent(ex->held))
+        return 0;
+    switch (err) {
+    case GW_ETOOBIG: return 413;
+    case GW_ETIMEOUT: return 408;
+    case GW_EPROTO: return 400;
+    default: return 0;
+    }
+}
+
+void exchange_on_client_closed(struct exchange *ex, int err)
 {
     ex->bytes_in = http1_bytes_received(ex->stream);
     ex->bytes_out = http1_body_bytes_sent(ex->stream);
     ex->stream = NULL;
     if (err != GW_OK) {
         ex->client_gone = true;
-        ex->end_reason = reason;
-        if (ex->state < EXCHANGE_ENDING)
+        ex->refused_status = refused_status(ex, err);
+        if (ex->state < EXCHANGE_ENDING && !ex->refused_status)
             ctx_flag(&ex->ctx, "client_gone");
     }
     loop_timer_stop(&ex->hold_timer);
     loop_task_cancel(&ex->step);
-    if (ex->fetch)
-        attempt_cancel(ex, "client gone");
+    attempt_cancel(ex, "client gone");
     if (ex->state >= EXCHANGE_FINISH)
         return;
     script_cancel(&ex->ctx);

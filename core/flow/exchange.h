@@ -140,7 +140,7 @@ struct exchange {
     struct event *answer_events; // whole answers made of events
     size_t answer_count, answer_capacity;
 
-    const char *end_reason; // for the access log
+    int refused_status; // what the server itself told the client (413, 408, 400); 0: nothing
     bool is_success;
     bool is_unlogged; // no request_logs row (models, plugin routes)
     bool hook_pending;
@@ -188,7 +188,7 @@ void exchange_after_hook(struct exchange *ex, enum script_hook hook, enum script
 // Runs a hook and goes on with exchange_after_hook, at once or later.
 void exchange_run_hook(struct exchange *ex, enum script_hook hook);
 // The client's side is closed (flushed or gone).
-void exchange_on_client_closed(struct exchange *ex, int err, const char *reason);
+void exchange_on_client_closed(struct exchange *ex, int err);
 // Ends in failure: error hook, then the dialect's rendering (before or in the stream).
 void exchange_fail(struct exchange *ex, int status, const char *code, const char *message);
 void exchange_fail_with(struct exchange *ex); // ctx.error is set
@@ -211,7 +211,8 @@ void attempt_cancel(struct exchange *ex, const char *reason);
 void attempt_failed(struct exchange *ex, enum ctx_failure failure, int status, const char *reason);
 void attempt_after_reply(struct exchange *ex, enum script_outcome outcome);
 void attempt_record(struct exchange *ex, int status, const char *reason);
-void attempt_upload(struct exchange *ex, struct slice bytes);
+// False when the upload has failed: the exchange is being ended.
+bool attempt_upload(struct exchange *ex, struct slice bytes);
 void attempt_succeeded(struct exchange *ex);
 // The attempt failed after the commit: recorded, nothing is retried.
 void attempt_cut(struct exchange *ex, enum ctx_failure failure, const char *reason);
@@ -232,6 +233,7 @@ void relay_on_silence(struct exchange *ex); // hold_head, then keep-alive commen
 enum fetch_verdict relay_on_body(struct exchange *ex, struct slice bytes);
 void relay_on_done(struct exchange *ex, int err, const char *detail);
 void relay_on_client_writable(struct exchange *ex);
+void relay_after_body_hook(struct exchange *ex, enum script_outcome outcome);
 void relay_free(struct exchange *ex);
 void relay_choose_mode(struct exchange *ex, struct slice content_type, bool is_json);
 // A failure of the answer: another attempt before the commit, else the stream's end in-dialect.

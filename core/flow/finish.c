@@ -8,7 +8,9 @@
 // Only calls that reached a model have usage; a failed attempt has none.
 static bool produced_output(const struct exchange *ex)
 {
-    return ex->has_reader && (ex->relay.is_committed || ex->reader.meter.seen) &&
+    bool has_failed = ex->ctx.failure != CTX_FAILURE_NONE; // before the commit: nothing was made
+    return ex->has_reader &&
+           (ex->relay.is_committed || (ex->reader.meter.seen && !has_failed)) &&
            ex->ctx.op != DIALECT_OP_COUNT_TOKENS && ex->upstream_status < 300;
 }
 
@@ -48,7 +50,13 @@ void finish_start(struct exchange *ex)
     exchange_set_state(ex, EXCHANGE_FINISH);
     ctx->duration_ms = (uint32_t)(loop_now_ms(ex->flow->options.loop) - ctx->started_boot_ms);
     settle_usage(ex);
-    if (ex->client_gone && !ex->is_success) {
+    if (ex->refused_status) {
+        ctx->status = ex->refused_status;
+        ctx->error.code = ctx->status == 413   ? SLICE_LIT("request_too_large")
+                          : ctx->status == 408 ? SLICE_LIT("request_timeout")
+                                               : SLICE_LIT("bad_request");
+        ctx->error.message = SLICE_LIT("The request's body was refused.");
+    } else if (ex->client_gone && !ex->is_success) {
         ctx->status = 499;
         if (!ctx->is_denied) {
             ctx->error.code = SLICE_LIT("client_closed_request");

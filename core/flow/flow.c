@@ -80,9 +80,6 @@ void flow_end_all(struct flow *flow, const char *reason)
     {
         struct exchange *ex = list_entry(node, struct exchange, node);
         if (ex->state < EXCHANGE_ERROR) {
-            script_cancel(&ex->ctx);
-            ex->hook_pending = false;
-            loop_task_cancel(&ex->step);
             ctx_flag(&ex->ctx, "drained");
             exchange_fail(ex, 503, "shutting_down", reason);
         }
@@ -176,10 +173,11 @@ static void on_writable(void *stream_user)
 
 static void on_close(void *stream_user, int err, const char *reason)
 {
+    (void)reason;
     if (!stream_user)
         return;
     switch (visitor_of(stream_user)) {
-    case VISITOR_EXCHANGE: exchange_on_client_closed(stream_user, err, reason); break;
+    case VISITOR_EXCHANGE: exchange_on_client_closed(stream_user, err); break;
     case VISITOR_CALL: call_on_close(stream_user, err); break;
     case VISITOR_CONTROL: control_on_close(stream_user); break;
     }

@@ -84,7 +84,7 @@ describe('log', () => {
 });
 
 describe('the guard', () => {
-  test('is loaded', { skip: process.env.MOONGATE_NO_GUARD ? 'switched off' : false }, () => {
+  test('is loaded', { skip: process.env.MOONGATE_NO_GUARD ? 'a build without it' : false }, () => {
     assert.ok(gateway.guarded, 'libmoongate_guard.so is there and preloaded');
   });
 });
