@@ -25,8 +25,7 @@ const char *const ADMISSION_PATHS[SPAN_COUNT] = {
 
 static const struct skim_spec BODY_SPEC = {.paths = ADMISSION_PATHS, .path_count = SPAN_COUNT};
 
-// True for content types that are streamed to the upstream unread.
-static bool is_upload_type(struct slice type)
+bool admission_is_media(struct slice type)
 {
     static const char *const PREFIXES[] = {"multipart/", "audio/", "image/", "video/",
                                            "application/octet-stream"};
@@ -56,7 +55,9 @@ void admission_start(struct exchange *ex)
                       "Send the request body uncompressed, without Content-Encoding.");
         return;
     }
-    ex->is_upload = request->has_body && is_upload_type(http1_header(request, "content-type"));
+    // What is metered is always read, whatever it is called.
+    ex->is_upload = request->has_body && ex->ctx.op == DIALECT_OP_OTHER &&
+                    admission_is_media(http1_header(request, "content-type"));
     ex->is_json = request->has_body && !ex->is_upload;
     if (ex->is_json && ex->route->kind == ROUTE_MODEL)
         skim_init(&ex->skim, &BODY_SPEC);
@@ -126,7 +127,7 @@ void admission_on_body(struct exchange *ex, struct slice bytes)
     if (ex->state >= EXCHANGE_ENDING || ex->state == EXCHANGE_ERROR)
         return;
     if (ex->upload_started) {
-        attempt_upload(ex, bytes);
+        (void)attempt_upload(ex, bytes);
         return;
     }
     if (!take_budget(ex, (int64_t)bytes.len)) {

@@ -36,6 +36,11 @@ void answer_start(struct exchange *ex)
     const struct ctx_respond *respond = &ex->ctx.respond;
     exchange_set_state(ex, EXCHANGE_ANSWER);
     ctx_flag(&ex->ctx, "plugin_answer");
+    if (respond->kind == CTX_ANSWER_WHOLE && ex->head_sent) { // by a keep-alive comment
+        exchange_fail(ex, respond->status >= 400 ? respond->status : 502, "plugin_answer",
+                      "A plugin answered this call when its stream had already begun.");
+        return;
+    }
     if (respond->kind == CTX_ANSWER_WHOLE) {
         ex->is_success = respond->status < 400;
         struct slice type =

@@ -8,6 +8,7 @@
 
 #define ERROR_BODY_BYTES (256u << 10)
 #define RETRY_AFTER_MAX_MS 60000
+#define EARLY_ERROR_MS 1000 // for the text of a refusal that came before the upload's end
 #define UPLOAD_QUEUE_BYTES (64u << 10) // below it the transport says on_writable
 
 static const char *const FAILURE_CODES[] = {
@@ -124,7 +125,7 @@ void attempt_next(struct exchange *ex)
     int64_t id = next_candidate(ex);
     const struct upstream *upstream = id ? catalogue_upstream(catalogue, id) : NULL;
     if (!upstream) {
-        if (ctx->attempt_count == 0)
+        if (ctx->error.status == 0) // none was tried, or they went away meanwhile
             exchange_fail(ex, 503, "no_upstream", "No upstream is available; retry later.");
         else
             exchange_fail_with(ex);
@@ -141,6 +142,7 @@ void attempt_next(struct exchange *ex)
     ex->retry_after_ms = -1;
     ex->attempt_ttfb_ms = 0;
     ex->upstream_length = -1;
+    ex->done_while_reply = false;
     relay_reset(ex);
     if (!copy_upstream(ex, upstream)) {
         exchange_fail(ex, 503, "out_of_memory", "The gateway is out of memory; retry later.");
@@ -161,6 +163,29 @@ void attempt_next(struct exchange *ex)
 static bool is_whole_json(struct slice type)
 {
     return type.len >= 16 && strncasecmp(type.ptr, "application/json", 16) == 0;
+}
+
+static void fail_by_status(struct exchange *ex)
+{
+    char reason[32];
+    snprintf(reason, sizeof reason, "http %d", ex->upstream_status);
+    attempt_failed(ex, CTX_FAILURE_STATUS, ex->upstream_status, reason);
+}
+
+// The upstream refused an upload before it was complete: the client's bytes are of no use any more,
+// and the transport would wait for their end.
+static void stop_upload(struct exchange *ex)
+{
+    ex->answered_early = true;
+    if (ex->stream)
+        http1_pause_body(ex->stream);
+    loop_timer_start(&ex->hold_timer, ex->upstream_length == 0 ? 0 : EARLY_ERROR_MS);
+}
+
+void attempt_end_early(struct exchange *ex)
+{
+    if (ex->fetch && ex->state == EXCHANGE_FETCH)
+        fail_by_status(ex);
 }
 
 static void on_head(void *user, int status, const struct http1_header *headers, size_t count)
@@ -187,8 +212,11 @@ static void on_head(void *user, int status, const struct http1_header *headers, 
     if (length.ptr && slice_to_u64(length, INT64_MAX, &bytes) == GW_OK)
         ex->upstream_length = (int64_t)bytes;
     ex->retry_after_ms = attempt_retry_after(ex);
-    if (status < 200 || status >= 300)
-        return; // the error body is gathered, then judged in on_done
+    if (status < 200 || status >= 300) { // the error body is gathered, then judged in on_done
+        if (ex->is_upload && !ex->body_complete)
+            stop_upload(ex);
+        return;
+    }
     relay_choose_mode(ex, type, is_whole_json(type));
     if (script_has_hook(&ex->ctx, SCRIPT_REPLY)) {
         ex->ctx.can_retry = attempt_can_retry(ex);
@@ -206,15 +234,21 @@ static enum fetch_verdict on_body(void *user, struct slice bytes)
     }
     if (ex->upstream_status >= 200 && ex->upstream_status < 300)
         return relay_on_body(ex, bytes);
-    if (ex->relay.held.len + bytes.len <= ERROR_BODY_BYTES)
-        (void)!buf_append(&ex->relay.held, bytes); // a longer error body is cut
+    if (ex->relay.held.len + bytes.len > ERROR_BODY_BYTES ||
+        buf_append(&ex->relay.held, bytes) != GW_OK) {
+        fail_by_status(ex); // enough is known of it; the rest need not come
+        return FETCH_CONSUMED;
+    }
+    if (ex->answered_early && ex->upstream_length >= 0 &&
+        ex->relay.held.len >= (uint64_t)ex->upstream_length)
+        fail_by_status(ex);
     return FETCH_CONSUMED;
 }
 
 static void on_writable(void *user)
 {
     struct exchange *ex = user;
-    if (ex->stream && !ex->body_complete)
+    if (ex->stream && !ex->body_complete && !ex->answered_early)
         http1_resume_body(ex->stream);
 }
 
@@ -233,9 +267,7 @@ static void on_done(void *user, int err, const struct fetch_info *info)
         attempt_failed(ex, failure_of(err), 0, info->detail[0] ? info->detail : gw_err_name(err));
         return;
     }
-    char reason[32];
-    snprintf(reason, sizeof reason, "http %d", status);
-    attempt_failed(ex, CTX_FAILURE_STATUS, status, reason);
+    fail_by_status(ex);
 }
 
 static const struct fetch_handler HANDLER = {
@@ -262,7 +294,7 @@ void attempt_start(struct exchange *ex)
     ex->health = upstream->health;
     health_begin(ex->health, ex->attempt_started_ms);
     ex->health_open = true;
-    if (ex->ctx.attempt_count == 0 && ex->ctx.is_stream)
+    if (ex->ctx.is_stream && !ex->head_sent && !loop_timer_is_running(&ex->hold_timer))
         loop_timer_start(&ex->hold_timer, (uint64_t)flow->options.conf->hold_head_ms);
     if (!err)
         err = fetch_start(flow->options.fetcher, &request, &HANDLER, ex, &ex->fetch);
@@ -274,7 +306,8 @@ void attempt_start(struct exchange *ex)
     if (ex->is_upload) {
         // What was read while looking for the model goes first; from now on bytes pass through.
         ex->upload_started = true;
-        attempt_upload(ex, buf_slice(&ex->body));
+        if (!attempt_upload(ex, buf_slice(&ex->body)))
+            return;
         buf_free(&ex->body);
         if (ex->fetch && ex->body_complete)
             fetch_write_end(ex->fetch);
@@ -283,24 +316,26 @@ void attempt_start(struct exchange *ex)
     }
 }
 
-void attempt_upload(struct exchange *ex, struct slice bytes)
+bool attempt_upload(struct exchange *ex, struct slice bytes)
 {
-    if (!ex->fetch || bytes.len == 0)
-        return;
+    if (!ex->fetch || bytes.len == 0 || ex->answered_early)
+        return true;
     if (fetch_write(ex->fetch, bytes) != GW_OK) {
         exchange_fail(ex, 502, "upstream_error", "The upstream did not take the upload.");
-        return;
+        return false;
     }
     if (fetch_write_queued(ex->fetch) >= UPLOAD_QUEUE_BYTES && ex->stream)
         http1_pause_body(ex->stream); // until on_writable
+    return true;
 }
 
 void attempt_cancel(struct exchange *ex, const char *reason)
 {
-    if (!ex->fetch)
-        return;
-    fetch_cancel(ex->fetch);
+    if (ex->fetch)
+        fetch_cancel(ex->fetch);
     ex->fetch = NULL;
+    if (!ex->health_open) // none, or its end was told
+        return;
     attempt_record(ex, ex->upstream_status, reason);
     close_health(ex, HEALTH_CANCELLED);
 }

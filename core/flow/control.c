@@ -67,6 +67,13 @@ static void respond_error(struct control_call *call, int status, struct slice co
     buf_free(&out);
 }
 
+// While a lane or a reload holds the call, the loop must stay to get it back.
+static void set_waiting(struct control_call *call, bool is_waiting)
+{
+    call->is_waiting = is_waiting;
+    call->flow->awaited += is_waiting ? 1 : (size_t)-1;
+}
+
 static void free_call(struct control_call *call)
 {
     if (call->job)
@@ -103,7 +110,7 @@ static void on_job_delivered(struct loop_message *message)
     struct control_call *call =
         (struct control_call *)((char *)message - offsetof(struct control_call, done));
     struct admin_job *job = call->job;
-    call->is_waiting = false;
+    set_waiting(call, false);
     if (!call->stream) {
         free_call(call);
         return;
@@ -137,9 +144,9 @@ static void start_job(struct control_call *call, enum admin_verb verb)
     }
     call->job->user = call;
     call->job->job.done = on_job_done;
-    call->is_waiting = true;
+    set_waiting(call, true);
     if (store_submit(call->flow->options.store, &call->job->job) != GW_OK) {
-        call->is_waiting = false;
+        set_waiting(call, false);
         respond_error(call, 503, SLICE_LIT("busy"), SLICE_LIT("The database queue is full."));
     }
 }
@@ -147,7 +154,7 @@ static void start_job(struct control_call *call, enum admin_verb verb)
 static void on_reloaded(void *arg, int err, struct slice problems)
 {
     struct control_call *call = arg;
-    call->is_waiting = false;
+    set_waiting(call, false);
     if (!call->stream) {
         free_call(call);
         return;
@@ -161,11 +168,11 @@ static void on_reloaded(void *arg, int err, struct slice problems)
 static void start_reload(struct control_call *call)
 {
     struct flow_shared *shared = call->flow->options.shared;
-    call->is_waiting = true;
+    set_waiting(call, true);
     int err = shared->reload ? shared->reload(shared, call->flow->options.loop, on_reloaded, call)
                              : GW_EDENIED;
     if (err) {
-        call->is_waiting = false;
+        set_waiting(call, false);
         respond_error(call, 409, SLICE_LIT("reload_failed"),
                       SLICE_LIT("Another reload is under way."));
     }

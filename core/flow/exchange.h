@@ -72,6 +72,7 @@ struct relay {
     uint64_t border;        // stream offset of the last event border
     struct slice chunk;     // being fed
     uint64_t chunk_start;   // its stream offset
+    bool has_lost_bytes;    // a write failed: only a cut may follow
     bool is_committed;      // the first semantic event has come: no failover any more
     bool holds_incomplete;  // injected usage or delta hooks: incomplete events are held back
     bool drops_usage_chunk; // include_usage was injected and the client did not ask
@@ -107,6 +108,7 @@ struct exchange {
     bool is_upload;         // multipart or binary: streamed to the upstream
     bool upload_started;    // a byte left: never retried
     bool upload_ready;      // model found (or given up): hooks may run
+    bool answered_early;    // the upstream refused the upload before its end
     bool has_include_usage; // the client asked for it
     bool is_injected;       // we added include_usage
 
@@ -162,6 +164,7 @@ struct flow {
     struct loop_task turn_end;
     struct slab *calls; // plugin route calls
     struct list calls_active;
+    size_t awaited; // control calls that a lane or a reload will answer
     struct buf scratch;
     struct dialect_scanner scanner; // shared by all readers of this worker
 };
@@ -202,6 +205,7 @@ void admission_after_identify(struct exchange *ex);
 void admission_after_admit(struct exchange *ex);
 void admission_after_select(struct exchange *ex);
 extern const char *const ADMISSION_PATHS[SPAN_COUNT];
+bool admission_is_media(struct slice content_type); // binary or multipart: never read as text
 
 // attempt.c
 void attempt_next(struct exchange *ex);  // the next candidate, or the final failure
@@ -214,6 +218,8 @@ void attempt_record(struct exchange *ex, int status, const char *reason);
 // False when the upload has failed: the exchange is being ended.
 bool attempt_upload(struct exchange *ex, struct slice bytes);
 void attempt_succeeded(struct exchange *ex);
+// The rest of an early refusal's text did not come in time.
+void attempt_end_early(struct exchange *ex);
 // The attempt failed after the commit: recorded, nothing is retried.
 void attempt_cut(struct exchange *ex, enum ctx_failure failure, const char *reason);
 void attempt_failed_by_plugin(struct exchange *ex);

@@ -9,8 +9,7 @@
 static bool produced_output(const struct exchange *ex)
 {
     bool has_failed = ex->ctx.failure != CTX_FAILURE_NONE; // before the commit: nothing was made
-    return ex->has_reader &&
-           (ex->relay.is_committed || (ex->reader.meter.seen && !has_failed)) &&
+    return ex->has_reader && (ex->relay.is_committed || (ex->reader.meter.seen && !has_failed)) &&
            ex->ctx.op != DIALECT_OP_COUNT_TOKENS && ex->upstream_status < 300;
 }
 

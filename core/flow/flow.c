@@ -86,6 +86,25 @@ void flow_end_all(struct flow *flow, const char *reason)
     }
 }
 
+void flow_drop_all(struct flow *flow)
+{
+    struct list *node, *next;
+    list_each_safe(node, next, &flow->active)
+    {
+        struct exchange *ex = list_entry(node, struct exchange, node);
+        if (ex->state != EXCHANGE_FINISH)
+            continue;
+        script_cancel(&ex->ctx);
+        ex->hook_pending = false;
+        finish_after_hook(ex);
+    }
+}
+
+bool flow_is_awaited(const struct flow *flow)
+{
+    return flow->awaited > 0;
+}
+
 // --- the server's callbacks
 
 static enum visitor visitor_of(const void *stream_user)

@@ -59,6 +59,10 @@ void flow_set_server(struct flow *flow, struct http1_server *server);
 size_t flow_exchange_count(const struct flow *flow);
 // Ends what is left when the drain time is over: streams get an error in their dialect.
 void flow_end_all(struct flow *flow, const char *reason);
+// At stop, when no connection is left: finish hooks that still wait are dropped, the rows written.
+void flow_drop_all(struct flow *flow);
+// True while another thread holds memory of this flow (control calls): its loop must go on.
+bool flow_is_awaited(const struct flow *flow);
 
 // Listener tags (http1_request.listener_tag).
 enum { FLOW_LISTENER_PUBLIC = 1, FLOW_LISTENER_ADMIN = 2, FLOW_LISTENER_CONTROL = 3 };

@@ -44,10 +44,11 @@ void relay_choose_mode(struct exchange *ex, struct slice content_type, bool is_j
     struct relay *relay = &ex->relay;
     bool is_events =
         content_type.len >= 17 && strncasecmp(content_type.ptr, "text/event-stream", 17) == 0;
-    relay->mode = ex->ctx.is_stream ? RELAY_UNKNOWN // the body's first byte is more honest
-                  : is_events       ? RELAY_EVENTS
-                  : is_json         ? RELAY_WHOLE
-                                    : RELAY_RAW;
+    bool is_sniffed = ex->ctx.is_stream && !admission_is_media(content_type);
+    relay->mode = is_sniffed  ? RELAY_UNKNOWN // the body's first byte is more honest
+                  : is_events ? RELAY_EVENTS
+                  : is_json   ? RELAY_WHOLE
+                              : RELAY_RAW;
     relay->drops_usage_chunk = ex->is_injected;
     relay->has_delta_hook = script_has_hook(&ex->ctx, SCRIPT_DELTA);
     relay->holds_incomplete = relay->drops_usage_chunk || relay->has_delta_hook;
@@ -143,6 +144,7 @@ static bool run_delta_hooks(struct exchange *ex, const struct sse_event *event,
     if (!script_wants_delta(&ex->ctx, info->block))
         return false;
     struct arena_mark mark = arena_mark(ex->ctx.arena);
+    size_t flag_count = ex->ctx.flag_count;
     size_t size = info->text_end - info->text_start + 1;
     char *text = arena_alloc(ex->ctx.arena, size);
     size_t len = 0;
@@ -165,7 +167,8 @@ static bool run_delta_hooks(struct exchange *ex, const struct sse_event *event,
         drop_until(&ex->relay, event->end);
         ctx_flag(&ex->ctx, "delta_hook");
     }
-    if (verdict != 3) // the error's text stays
+    // What the exchange keeps stays: the error's text, names of flags.
+    if (verdict != 3 && ex->ctx.flag_count == flag_count)
         arena_rewind(ex->ctx.arena, mark);
     return verdict != 0;
 }
@@ -191,7 +194,9 @@ static int on_event(void *user, const struct sse_event *event)
     }
     if (info.class != DIALECT_EVENT_NOISE && info.class != DIALECT_EVENT_PREAMBLE)
         commit(ex);
-    if (info.class == DIALECT_EVENT_USAGE && relay->drops_usage_chunk) {
+    // An event of which a part went out already (it was too long to hold) passes whole.
+    if (info.class == DIALECT_EVENT_USAGE && relay->drops_usage_chunk &&
+        relay->passed <= event->start) {
         pass_until(ex, event->start);
         drop_until(relay, event->end);
         return GW_OK;
@@ -201,6 +206,31 @@ static int on_event(void *user, const struct sse_event *event)
     return relay->has_hook_error ? GW_ECANCELLED : GW_OK;
 }
 
+// The error's texts lie in the reader, which the next attempt begins anew.
+static void keep_error(struct exchange *ex)
+{
+    struct dialect_error *error = &ex->ctx.error;
+    struct slice *texts[] = {&error->message, &error->code, &error->type, &error->param};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        if (texts[i]->len)
+            *texts[i] = arena_copy(ex->ctx.arena, *texts[i]);
+        if (!texts[i]->ptr)
+            *texts[i] = SLICE_LIT("");
+    }
+}
+
+// Bytes of the answer are lost (no memory): only a cut connection tells the client. The exchange
+// may be gone when this returns.
+static void cut_client(struct exchange *ex)
+{
+    attempt_cancel(ex, "answer could not be sent");
+    exchange_set_state(ex, EXCHANGE_ENDING);
+    loop_timer_stop(&ex->hold_timer);
+    ex->is_ended = true;
+    if (ex->stream)
+        http1_abort(ex->stream, "answer could not be sent");
+}
+
 static enum fetch_verdict relay_events(struct exchange *ex, struct slice bytes)
 {
     struct relay *relay = &ex->relay;
@@ -208,11 +238,12 @@ static enum fetch_verdict relay_events(struct exchange *ex, struct slice bytes)
     relay->chunk_start = relay->received;
     int err = sse_feed(&relay->sse, bytes, on_event, ex);
     relay->received += bytes.len;
+    if (relay->has_lost_bytes) {
+        cut_client(ex);
+        return FETCH_CONSUMED;
+    }
     if (relay->has_failed) {
-        struct slice message = ex->ctx.error.message;
-        ex->ctx.error.message = arena_copy(ex->ctx.arena, message);
-        ex->ctx.error.code = arena_copy(ex->ctx.arena, ex->ctx.error.code);
-        ex->ctx.error.type = arena_copy(ex->ctx.arena, ex->ctx.error.type);
+        keep_error(ex);
         attempt_failed(ex, CTX_FAILURE_STREAM, ex->ctx.error.status, "error in stream");
         return FETCH_CONSUMED;
     }
@@ -229,8 +260,15 @@ static enum fetch_verdict relay_events(struct exchange *ex, struct slice bytes)
     if (!relay->is_committed && relay->received - relay->passed > HELD_PREAMBLE_BYTES)
         commit(ex);
     if (relay->is_committed) {
-        bool holds = relay->holds_incomplete && relay->received - relay->border <= HELD_EVENT_BYTES;
+        // A filter sees whole events only, however long; for a splice only short ones matter.
+        uint64_t limit = relay->has_delta_hook ? SSE_MAX_EVENT : HELD_EVENT_BYTES;
+        bool holds = relay->holds_incomplete && !sse_is_at_border(&relay->sse) &&
+                     relay->received - relay->border <= limit;
         pass_until(ex, holds ? relay->border : relay->received);
+        if (relay->has_lost_bytes) {
+            cut_client(ex);
+            return FETCH_CONSUMED;
+        }
     }
     if (relay->passed < relay->received) {
         uint64_t from = relay->passed > relay->chunk_start ? relay->passed : relay->chunk_start;
@@ -244,6 +282,22 @@ static enum fetch_verdict relay_events(struct exchange *ex, struct slice bytes)
 
 // --- whole answers
 
+static void send_whole(struct exchange *ex, enum script_outcome outcome, struct slice body)
+{
+    attempt_succeeded(ex);
+    if (outcome == SCRIPT_DENIED) {
+        exchange_fail_with(ex);
+        return;
+    }
+    if (outcome == SCRIPT_ANSWERED) {
+        answer_start(ex);
+        return;
+    }
+    ex->is_success = true;
+    struct slice type = attempt_header(ex, "content-type");
+    reply_whole(ex, ex->upstream_status, type.ptr ? type : SLICE_LIT("application/json"), body);
+}
+
 static void relay_whole_end(struct exchange *ex, struct slice body)
 {
     struct relay *relay = &ex->relay;
@@ -253,9 +307,7 @@ static void relay_whole_end(struct exchange *ex, struct slice body)
     ex->reader.dialect->inspect_body(&ex->reader, body, &info, &is_error);
     if (is_error) {
         ex->ctx.error = info.error;
-        ex->ctx.error.message = arena_copy(ex->ctx.arena, info.error.message);
-        ex->ctx.error.code = arena_copy(ex->ctx.arena, info.error.code);
-        ex->ctx.error.type = arena_copy(ex->ctx.arena, info.error.type);
+        keep_error(ex);
         attempt_failed(ex, CTX_FAILURE_STREAM, info.error.status, "error in a 200 answer");
         return;
     }
@@ -267,16 +319,20 @@ static void relay_whole_end(struct exchange *ex, struct slice body)
     ex->first_event_ms = loop_now_ms(ex->flow->options.loop);
     ex->ctx.ttft_ms = (uint32_t)(ex->first_event_ms - ex->ctx.started_boot_ms);
     struct slice out = body;
-    if (script_has_hook(&ex->ctx, SCRIPT_BODY) &&
-        script_run_body(&ex->ctx, body, &out) == SCRIPT_DENIED) {
-        attempt_succeeded(ex);
-        exchange_fail_with(ex);
-        return;
+    enum script_outcome outcome = SCRIPT_PASS;
+    if (script_has_hook(&ex->ctx, SCRIPT_BODY)) {
+        flow_touch(ex->flow);
+        outcome = script_run_body(&ex->ctx, body, &out);
     }
-    attempt_succeeded(ex);
-    ex->is_success = true;
-    struct slice type = attempt_header(ex, "content-type");
-    reply_whole(ex, ex->upstream_status, type.ptr ? type : SLICE_LIT("application/json"), out);
+    if (outcome == SCRIPT_PENDING) // relay_after_body_hook goes on
+        ex->hook_pending = true;
+    else
+        send_whole(ex, outcome, out);
+}
+
+void relay_after_body_hook(struct exchange *ex, enum script_outcome outcome)
+{
+    send_whole(ex, outcome, ex->ctx.body_text);
 }
 
 static enum fetch_verdict relay_whole(struct exchange *ex, struct slice bytes)
@@ -296,20 +352,53 @@ static enum fetch_verdict relay_whole(struct exchange *ex, struct slice bytes)
 
 // --- other content
 
+// False when the attempt has failed.
+static bool open_raw(struct exchange *ex)
+{
+    // A head that a keep-alive comment opened promised events.
+    if (ex->head_sent || reply_open_raw(ex) != GW_OK) {
+        attempt_failed(ex, CTX_FAILURE_PROTOCOL, ex->upstream_status, "answer of another kind");
+        return false;
+    }
+    ex->relay.is_committed = true;
+    ex->first_event_ms = loop_now_ms(ex->flow->options.loop);
+    ex->ctx.ttft_ms = (uint32_t)(ex->first_event_ms - ex->ctx.started_boot_ms);
+    exchange_set_state(ex, EXCHANGE_RELAY);
+    return true;
+}
+
 static enum fetch_verdict relay_raw(struct exchange *ex, struct slice bytes)
 {
     struct relay *relay = &ex->relay;
-    if (!relay->is_committed) {
-        relay->is_committed = true;
-        ex->first_event_ms = loop_now_ms(ex->flow->options.loop);
-        ex->ctx.ttft_ms = (uint32_t)(ex->first_event_ms - ex->ctx.started_boot_ms);
-        if (reply_open_raw(ex) != GW_OK)
-            return FETCH_CONSUMED;
-        exchange_set_state(ex, EXCHANGE_RELAY);
-    }
+    if (!relay->is_committed && !open_raw(ex))
+        return FETCH_CONSUMED;
     relay->received += bytes.len;
     (void)!reply_write(ex, bytes);
+    if (relay->has_lost_bytes)
+        cut_client(ex);
     return FETCH_CONSUMED;
+}
+
+// White space may come first: it is kept, because it is part of the answer. False: nothing more to
+// do with these bytes.
+static bool decide_mode(struct exchange *ex, struct slice bytes)
+{
+    struct relay *relay = &ex->relay;
+    sniff_mode(ex, bytes);
+    if (relay->mode == RELAY_UNKNOWN && relay->held.len + bytes.len > HELD_PREAMBLE_BYTES)
+        relay->mode = RELAY_EVENTS;
+    if (relay->mode == RELAY_UNKNOWN) {
+        if (buf_append(&relay->held, bytes) != GW_OK)
+            attempt_failed(ex, CTX_FAILURE_PROTOCOL, ex->upstream_status, "out of memory");
+        return false;
+    }
+    if (relay->mode != RELAY_EVENTS || relay->held.len == 0)
+        return true;
+    struct buf lead = relay->held;
+    buf_init(&relay->held, 0);
+    (void)relay_events(ex, buf_slice(&lead));
+    buf_free(&lead);
+    return ex->fetch != NULL;
 }
 
 enum fetch_verdict relay_on_body(struct exchange *ex, struct slice bytes)
@@ -330,10 +419,10 @@ enum fetch_verdict relay_on_body(struct exchange *ex, struct slice bytes)
         return FETCH_PAUSE;
     }
     relay->turn_bytes += bytes.len;
-    if (relay->mode == RELAY_UNKNOWN)
-        sniff_mode(ex, bytes);
+    if (relay->mode == RELAY_UNKNOWN && !decide_mode(ex, bytes))
+        return FETCH_CONSUMED;
     switch (relay->mode) {
-    case RELAY_UNKNOWN: return FETCH_CONSUMED; // white space so far: it means nothing
+    case RELAY_UNKNOWN: return FETCH_CONSUMED;
     case RELAY_WHOLE: return relay_whole(ex, bytes);
     case RELAY_EVENTS: return relay_events(ex, bytes);
     case RELAY_RAW: break;
@@ -345,6 +434,11 @@ enum fetch_verdict relay_on_body(struct exchange *ex, struct slice bytes)
 
 static void end_stream(struct exchange *ex)
 {
+    if (ex->relay.has_lost_bytes) {
+        ex->is_success = false;
+        cut_client(ex);
+        return;
+    }
     exchange_set_state(ex, EXCHANGE_ENDING);
     loop_timer_stop(&ex->hold_timer);
     ex->is_ended = true;
@@ -382,6 +476,7 @@ static void events_done(struct exchange *ex)
     relay->chunk_start = relay->received;
     (void)!sse_finish(&relay->sse, on_event, ex);
     if (relay->has_failed) {
+        keep_error(ex);
         attempt_failed(ex, CTX_FAILURE_STREAM, ex->ctx.error.status, "error in stream");
         return;
     }
@@ -420,6 +515,16 @@ void relay_on_done(struct exchange *ex, int err, const char *detail)
         ex->done_err = err;
         return;
     }
+    // What comes after the stream's own end, or after an error the client was told, changes
+    // nothing.
+    bool is_over = relay->mode == RELAY_EVENTS && relay->is_committed &&
+                   (relay->has_error_event || ex->reader.has_end);
+    if (err != GW_OK && is_over) {
+        pass_until(ex, relay->border);
+        drop_until(relay, relay->received);
+        events_done(ex);
+        return;
+    }
     if (err != GW_OK) {
         relay_fail_or_retry(ex, err == GW_ETIMEOUT ? CTX_FAILURE_TIMEOUT : CTX_FAILURE_RESET,
                             reason);
@@ -429,12 +534,8 @@ void relay_on_done(struct exchange *ex, int err, const char *detail)
     case RELAY_EVENTS: events_done(ex); return;
     case RELAY_WHOLE: relay_whole_end(ex, buf_slice(&relay->held)); return;
     case RELAY_RAW:
-        if (!relay->is_committed) {
-            relay->is_committed = true;
-            if (reply_open_raw(ex) != GW_OK)
-                return;
-            exchange_set_state(ex, EXCHANGE_RELAY);
-        }
+        if (!relay->is_committed && !open_raw(ex))
+            return;
         attempt_succeeded(ex);
         ex->is_success = true;
         end_stream(ex);
@@ -458,7 +559,12 @@ void relay_on_silence(struct exchange *ex)
 {
     const struct conf *conf = ex->flow->options.conf;
     uint64_t now = loop_now_ms(ex->flow->options.loop);
-    if (!ex->stream || ex->is_ended || ex->state >= EXCHANGE_ENDING || !ex->ctx.is_stream)
+    if (ex->answered_early) {
+        attempt_end_early(ex);
+        return;
+    }
+    if (!ex->stream || ex->is_ended || ex->state >= EXCHANGE_ERROR || !ex->ctx.is_stream ||
+        ex->relay.mode == RELAY_RAW)
         return;
     if (!ex->head_sent) {
         if (ex->relay.mode == RELAY_WHOLE || reply_open_stream(ex, 200) != GW_OK)
@@ -471,8 +577,9 @@ void relay_on_silence(struct exchange *ex)
             return;
         }
         // Bytes of an event under way have gone out only when the stream is committed.
-        bool at_border = !ex->relay.is_committed || ex->relay.passed == ex->relay.border ||
-                         sse_is_at_border(&ex->relay.sse);
+        const struct relay *relay = &ex->relay;
+        bool at_border = !relay->is_committed || relay->passed == relay->border ||
+                         relay->passed <= relay->sse.event_start || sse_is_at_border(&relay->sse);
         if (at_border && http1_queued(ex->stream) == 0)
             (void)!reply_write(ex, SLICE_LIT(": keepalive\n\n"));
     }

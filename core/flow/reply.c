@@ -110,7 +110,10 @@ int reply_write(struct exchange *ex, struct slice bytes)
     if (!ex->stream || ex->is_ended)
         return GW_ERESET;
     ex->last_write_ms = loop_now_ms(ex->flow->options.loop);
-    return http1_write(ex->stream, bytes);
+    int err = http1_write(ex->stream, bytes);
+    if (err && err != GW_ERESET)
+        ex->relay.has_lost_bytes = true;
+    return err;
 }
 
 static void respond(struct exchange *ex, int status, struct http1_header *headers, size_t count,
@@ -120,8 +123,10 @@ static void respond(struct exchange *ex, int status, struct http1_header *header
     exchange_set_state(ex, EXCHANGE_ENDING);
     ex->ctx.status = status;
     ex->is_ended = true;
-    if (ex->stream && http1_respond(ex->stream, status, headers, count, body) != GW_OK)
-        http1_abort(ex->stream, "answer could not be sent");
+    if (ex->stream && http1_respond(ex->stream, status, headers, count, body) != GW_OK) {
+        ex->is_success = false;
+        http1_abort(ex->stream, "answer could not be sent"); // the exchange may be gone now
+    }
 }
 
 void reply_whole(struct exchange *ex, int status, struct slice content_type, struct slice body)

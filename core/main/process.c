@@ -135,9 +135,20 @@ static int bind_sockets(struct process *process, char *error, size_t size)
         int *fds = process->workers[i].fds;
         fds[0] = fds[1] = fds[2] = -1;
     }
+    // Sockets with SO_REUSEPORT share a port with any other process of ours: one without it, bound
+    // for a moment, tells whether the port is free.
+    if (port && process->worker_count > 1) {
+        int fd;
+        uint16_t bound;
+        int err = listener_bind_tcp(host, port, false, &fd, &bound, error, size);
+        if (err)
+            return fail(error, size, err, "listen");
+        close(fd);
+    }
+    bool is_shared = process->worker_count > 1;
     for (uint32_t i = 0; i < process->worker_count; i++) {
-        int err =
-            listener_bind_tcp(host, port, true, &process->workers[i].fds[0], &port, error, size);
+        int err = listener_bind_tcp(host, port, is_shared, &process->workers[i].fds[0], &port,
+                                    error, size);
         if (err)
             return fail(error, size, err, "listen");
     }
@@ -164,6 +175,7 @@ static int bind_sockets(struct process *process, char *error, size_t size)
         int err = listener_bind_unix(path, &process->workers[0].fds[2], error, size);
         if (err)
             return fail(error, size, err, "control socket");
+        process->has_control_socket = true;
     }
     return GW_OK;
 }
@@ -310,11 +322,10 @@ void process_stop(struct process *process)
         plugin_set_unref(process->set);
     if (process->store)
         store_close(process->store);
-    if (process->conf && process->conf->control_path.len) {
+    if (process->has_control_socket) {
         char path[512];
         snprintf(path, sizeof path, "%.*s", SLICE_FMT(process->conf->control_path));
-        if (process->port)
-            unlink(path);
+        unlink(path);
     }
     kv_free(process->kv);
     stats_free(process->stats);

@@ -72,10 +72,22 @@ static void run(struct pool_job *pool_job)
                   LOG_SLICE("warnings", problems));
 }
 
+static struct worker *worker_of(struct process *process, const struct loop *loop)
+{
+    for (uint32_t i = 0; i < process->worker_count; i++) {
+        if (process->workers[i].loop == loop)
+            return &process->workers[i];
+    }
+    return NULL;
+}
+
 static void on_delivered(struct loop_message *message)
 {
     struct reload_job *job =
         (struct reload_job *)((char *)message - offsetof(struct reload_job, message));
+    struct worker *worker = worker_of(job->process, job->loop);
+    if (worker)
+        worker->reloads--;
     job->done(job->arg, job->err, buf_slice(&job->problems));
     buf_free(&job->problems);
     free(job);
@@ -112,7 +124,12 @@ int process_reload(struct process *process, struct loop *loop,
         job->done = on_done;
         job->arg = arg;
         buf_init(&job->problems, 64u << 10);
+        struct worker *worker = loop ? worker_of(process, loop) : NULL;
+        if (worker)
+            worker->reloads++;
         err = pool_submit(process->pool, &job->job);
+        if (err && worker)
+            worker->reloads--;
     }
     if (err) {
         free(job);

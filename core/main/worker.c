@@ -5,9 +5,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define DRAIN_LOOK_MS 20
 #define DRAIN_GRACE_MS 5000 // for last errors to be flushed
+#define FINISH_WAIT_MS 2000 // for finish hooks that wait
 
 struct command_message {
     struct loop_message message;
@@ -239,14 +241,26 @@ static int open_all(struct worker *worker)
     return open_listeners(worker);
 }
 
+static void turn_and_wait(struct worker *worker)
+{
+    if (!loop_turn(worker->loop))
+        usleep(1000);
+}
+
 static void close_all(struct worker *worker)
 {
     if (worker->loop && worker->server) {
         close_listeners(worker);
         http1_server_abort_all(worker->server, "stopped");
-        for (int i = 0; i < 100 && loop_turn(worker->loop); i++)
-            ; // closes and finish hooks that are still due
         loop_timer_stop(&worker->drain_timer);
+        // Finish hooks may still write; after a while they are dropped.
+        (void)loop_turn(worker->loop);
+        for (int i = 0; i < FINISH_WAIT_MS && flow_exchange_count(worker->flow) > 0; i++)
+            turn_and_wait(worker);
+        flow_drop_all(worker->flow);
+        // Others hold memory of ours: what they post must find the loop.
+        while (flow_is_awaited(worker->flow) || worker->reloads > 0)
+            turn_and_wait(worker);
     }
     script_free(worker->script);
     if (worker->fetcher)

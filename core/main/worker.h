@@ -29,6 +29,7 @@ struct worker {
     struct loop_timer drain_timer;
     uint64_t drain_until_ms;
     bool is_draining, is_ended;
+    size_t reloads; // asked for here and not yet answered; its own thread only
     // Start-up hand-shake.
     pthread_mutex_t lock;
     pthread_cond_t changed;

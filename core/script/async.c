@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "script/runtime.h"
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #define MAX_IDLE 64
@@ -152,13 +153,33 @@ static int log_traceback(lua_State *L)
     return 0;
 }
 
+// Text of an error that is no text: where it was raised.
+static struct slice describe_error(struct coroutine *co, char *out, size_t size)
+{
+    lua_Debug ar = {.currentline = -1};
+    int type = lua_gettop(co->thread) > 0 ? lua_type(co->thread, -1) : LUA_TNIL;
+    for (int level = 0; level < 8 && lua_getstack(co->thread, level, &ar); level++) {
+        lua_getinfo(co->thread, "Sl", &ar);
+        if (ar.currentline > 0)
+            break;
+    }
+    snprintf(out, size, "%s:%d: error with a %s value", ar.currentline > 0 ? ar.short_src : "?",
+             ar.currentline > 0 ? ar.currentline : 0, lua_typename(co->thread, type));
+    return slice_str(out);
+}
+
 static void end_coroutine(struct coroutine *co, int status)
 {
     int err = 0;
+    char where[160];
     if (status != 0) {
         err = status == LUA_ERRMEM ? GW_ENOMEM : GW_EINVAL;
-        co->error = status == LUA_YIELD ? SLICE_LIT("yield outside of the host's functions")
-                                        : lua_env_error_text(co->thread);
+        if (status == LUA_YIELD)
+            co->error = SLICE_LIT("yield outside of the host's functions");
+        else if (lua_gettop(co->thread) > 0 && lua_type(co->thread, -1) == LUA_TSTRING)
+            co->error = lua_env_error_text(co->thread);
+        else
+            co->error = describe_error(co, where, sizeof where);
         if (log_is_on(LOG_DEBUG) && status != LUA_YIELD) {
             struct traceback_call call = {co};
             lua_env_try(co->plugin->generation->env, log_traceback, &call);
@@ -182,8 +203,9 @@ int co_prepare(const struct co_options *options, co_push push, void *arg, struct
     struct script_generation *generation = options->plugin->generation;
     if (generation->live_count >= MAX_LIVE)
         return GW_EBUSY;
-    if (lua_env_memory(generation->env) > lua_env_memory_cap(generation->env) / 8 * 7)
-        return GW_ENOMEM; // no new work until the collector has made room
+    if (lua_env_memory(generation->env) > lua_env_memory_cap(generation->env) / 4 * 3 &&
+        lua_env_turn_end(generation->env))
+        return GW_ENOMEM; // no new work while this much is in use
     struct coroutine *co = take_entry(generation);
     if (!co)
         return GW_ENOMEM;

@@ -239,15 +239,13 @@ static int ctx_stream(lua_State *L)
 static int ctx_add_flag(lua_State *L)
 {
     struct ctx *ctx = ctx_lua_check(L, 1);
-    const char *name = luaL_checkstring(L, 2);
-    if (!ctx_has_flag(ctx, name) && ctx->flag_count < CTX_MAX_FLAGS) {
-        struct slice text = lua_env_check_slice(L, 2);
-        if (text.len == 0 || text.len > 64 || memchr(text.ptr, ',', text.len))
-            return luaL_argerror(L, 2, "a flag has 1 to 64 bytes and no comma");
-        char *copy = arena_copyz(ctx->arena, text);
-        if (copy)
-            ctx_flag(ctx, copy);
-    }
+    struct slice text = lua_env_check_slice(L, 2);
+    if (text.len == 0 || text.len > 64 || memchr(text.ptr, ',', text.len) ||
+        memchr(text.ptr, 0, text.len))
+        return luaL_argerror(L, 2, "a flag has 1 to 64 bytes and no comma");
+    const char *name = script_flag_name(ctx->generation->script, text);
+    if (name)
+        ctx_flag(ctx, name);
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #define MAX_ALL 16
 #define MAX_LOCK_NAME 120
 #define LOCK_POLL_MS 20
+#define MAX_SPAWNED 1000 // functions of one turn
 
 // ---- sleep
 
@@ -242,6 +243,7 @@ static void drop_spawn(struct spawn *spawn)
     luaL_unref(lua_env_state(spawn->plugin->generation->env), LUA_REGISTRYINDEX, spawn->ref);
     loop_task_cancel(&spawn->start);
     list_remove(&spawn->node);
+    spawn->plugin->generation->spawned_count--;
     free(spawn);
 }
 
@@ -265,6 +267,8 @@ static int gw_spawn(lua_State *L)
 {
     struct plugin_rt *plugin = plugin_of(L);
     luaL_checktype(L, 1, LUA_TFUNCTION);
+    if (plugin->generation->spawned_count >= MAX_SPAWNED)
+        return luaL_error(L, "gw.spawn: more than %d functions in one turn", MAX_SPAWNED);
     lua_settop(L, 1);
     int ref = luaL_ref(L, LUA_REGISTRYINDEX);
     struct spawn *spawn = calloc(1, sizeof *spawn);
@@ -275,6 +279,7 @@ static int gw_spawn(lua_State *L)
     spawn->plugin = plugin;
     spawn->ref = ref;
     list_push_back(&plugin->generation->spawned, &spawn->node);
+    plugin->generation->spawned_count++;
     loop_task_init(&spawn->start, start_spawned);
     loop_defer(plugin->generation->script->options.loop, &spawn->start);
     return 0;

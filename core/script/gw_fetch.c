@@ -281,9 +281,9 @@ static struct slice read_body(lua_State *L, struct fetch_wait *wait, bool *is_js
     lua_getfield(L, 1, "body");
     if (lua_istable(L, -1)) {
         struct buf *out = lua_env_buffer(L, (size_t)8 << 20);
-        lua_json_encode(L, -2, out);
+        lua_json_encode_revealing(L, -2, out);
         body = arena_copy(wait->arena, buf_slice(out));
-        buf_free(out);
+        buf_wipe(out);
         lua_pop(L, 1);
         *is_json = true;
     } else if (lua_type(L, -1) == LUA_TSTRING) {

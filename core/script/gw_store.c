@@ -496,7 +496,7 @@ static int call_service(lua_State *L)
         return async_error(L, "%s: a table expected", function);
     }
     struct buf *request = lua_env_buffer(L, MAX_REQUEST);
-    lua_json_encode(L, 1, request);
+    lua_json_encode_revealing(L, 1, request);
     void **guard = lua_env_guard(L, free_admin);
     struct admin_wait *wait = calloc(1, sizeof *wait);
     if (!wait)

@@ -1,5 +1,6 @@
 #include "script/lua_json.h"
 #include "script/lua_money.h"
+#include "script/lua_secret.h"
 #include "script/state.h"
 #include <math.h>
 #include <stdlib.h>
@@ -47,9 +48,9 @@ static void put_number(struct json_out *out, lua_Number number)
         json_double(out, number);
 }
 
-static void encode(lua_State *L, int index, struct json_out *out, int depth);
+static void encode(lua_State *L, int index, struct json_out *out, int depth, bool reveals);
 
-static void encode_table(lua_State *L, int index, struct json_out *out, int depth)
+static void encode_table(lua_State *L, int index, struct json_out *out, int depth, bool reveals)
 {
     size_t len = lua_objlen(L, index);
     if (len > 0 || is_marked_array(L, index)) {
@@ -57,7 +58,7 @@ static void encode_table(lua_State *L, int index, struct json_out *out, int dept
         lua_env_charge(L, len);
         for (size_t i = 1; i <= len; i++) {
             lua_rawgeti(L, index, (int)i);
-            encode(L, lua_gettop(L), out, depth);
+            encode(L, lua_gettop(L), out, depth, reveals);
             lua_pop(L, 1);
         }
         json_array_end(out);
@@ -81,13 +82,13 @@ static void encode_table(lua_State *L, int index, struct json_out *out, int dept
             return;
         }
         json_key_slice(out, name);
-        encode(L, lua_gettop(L), out, depth);
+        encode(L, lua_gettop(L), out, depth, reveals);
         lua_pop(L, 1);
     }
     json_object_end(out);
 }
 
-static void encode(lua_State *L, int index, struct json_out *out, int depth)
+static void encode(lua_State *L, int index, struct json_out *out, int depth, bool reveals)
 {
     int64_t nano;
     if (depth >= MAX_DEPTH)
@@ -103,11 +104,14 @@ static void encode(lua_State *L, int index, struct json_out *out, int depth)
         json_text(out, slice_of(text, len));
         break;
     }
-    case LUA_TTABLE: encode_table(L, index, out, depth + 1); break;
+    case LUA_TTABLE: encode_table(L, index, out, depth + 1, reveals); break;
     case LUA_TUSERDATA:
-        if (!lua_money_get(L, index, &nano))
+        if (lua_money_get(L, index, &nano))
+            json_money(out, nano);
+        else if (reveals && lua_secret_get(L, index))
+            json_text(out, secret_reveal(lua_secret_get(L, index)));
+        else
             luaL_error(L, "json: a secret or host object cannot be written");
-        json_money(out, nano);
         break;
     default:
         if (!lua_json_is_null(L, index))
@@ -118,15 +122,27 @@ static void encode(lua_State *L, int index, struct json_out *out, int depth)
         luaL_error(L, out->err == GW_ETOOBIG ? "json: text too long" : "json: out of memory");
 }
 
-void lua_json_encode(lua_State *L, int index, struct buf *out)
+static void encode_root(lua_State *L, int index, struct buf *out, bool reveals)
 {
     if (index < 0 && index > LUA_REGISTRYINDEX)
         index = lua_gettop(L) + 1 + index;
+    if (reveals && !buf_room(out, 8192)) // what a buf outgrows is not wiped
+        luaL_error(L, "json: out of memory");
     struct json_out json;
     json_begin(&json, out);
-    encode(L, index, &json, 0);
+    encode(L, index, &json, 0, reveals);
     if (json_end(&json) != 0)
         luaL_error(L, "json: out of memory");
+}
+
+void lua_json_encode(lua_State *L, int index, struct buf *out)
+{
+    encode_root(L, index, out, false);
+}
+
+void lua_json_encode_revealing(lua_State *L, int index, struct buf *out)
+{
+    encode_root(L, index, out, true);
 }
 
 static int json_encode(lua_State *L)

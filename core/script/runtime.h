@@ -52,7 +52,7 @@ struct script_generation {
     struct list live;    // coroutines that run or wait
     struct list idle;    // pooled ones
     struct list spawned; // functions of gw.spawn that have not begun
-    size_t idle_count, live_count;
+    size_t idle_count, live_count, spawned_count;
     struct plugin_rt *direct; // whose price or delta hook, init or close runs
     int emit_list_ref;        // function that emits a list of events
     bool is_closing;          // no exchange is bound to it any more or ever again
@@ -70,12 +70,15 @@ struct script {
     struct map *routes; // name → struct script_route: outlive generations, so that flow may keep
                         // a pointer over a flip
     char allow[96];
+    struct map *flags; // names of ctx:flag: not in the exchange's arena, which flow rewinds
 };
 
 // ---- script.c
 struct plugin_rt *plugin_of(lua_State *L); // the plugin whose C closure runs (upvalue 1)
 struct script_generation *generation_of(lua_State *L);
 struct plugin_rt *plugin_running(lua_State *L); // NULL: none
+// A constant of this text that lives as long as the script; NULL: too many different ones.
+const char *script_flag_name(struct script *script, struct slice text);
 // Counts and logs a fault of a plugin. is_hook: three in a row switch a skip plugin off (callers of
 // a route must not be able to do so).
 void plugin_fault(struct plugin_rt *plugin, const char *what, bool is_hook, struct slice error);

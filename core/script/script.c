@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define MAX_FLAG_NAMES 1000
+
 static void free_generation(struct script_generation *generation);
 
 struct plugin_rt *plugin_of(lua_State *L)
@@ -39,6 +41,19 @@ void plugin_fault(struct plugin_rt *plugin, const char *what, bool is_hook, stru
         log_event(LOG_ERROR, "plugin_off", LOG_STR("plugin", plugin->name),
                   LOG_STR("why", "three errors in a row; a reload turns it on again"));
     }
+}
+
+const char *script_flag_name(struct script *script, struct slice text)
+{
+    char *name = map_get(script->flags, text);
+    if (name || map_count(script->flags) >= MAX_FLAG_NAMES)
+        return name;
+    name = strndup(text.ptr, text.len);
+    if (name && map_put(script->flags, text, name, NULL) != 0) {
+        free(name);
+        return NULL;
+    }
+    return name;
 }
 
 // ---- building a generation
@@ -250,7 +265,10 @@ int script_new(const struct script_options *options, struct script **out)
     list_init(&script->old);
     list_init(&script->waits);
     script->routes = map_new();
-    if (!script->routes) {
+    script->flags = map_new();
+    if (!script->routes || !script->flags) {
+        map_free(script->routes, NULL);
+        map_free(script->flags, NULL);
         free(script);
         return GW_ENOMEM;
     }
@@ -281,6 +299,7 @@ void script_free(struct script *script)
     }
     store_waits_orphan(script);
     route_names_free(script);
+    map_free(script->flags, free);
     free(script);
 }
 

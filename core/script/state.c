@@ -460,7 +460,7 @@ bool lua_env_turn_end(struct lua_env *env)
 {
     if (env->used <= env->cap / 2)
         return false;
-    (void)lua_cpcall(env->L, collect, NULL);
+    (void)lua_cpcall(env->active, collect, NULL);
     return env->used > env->cap / 4 * 3;
 }
 

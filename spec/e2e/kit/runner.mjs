@@ -24,7 +24,7 @@ function explain(error) {
   return String(cause?.stack ?? cause?.message ?? cause).split('\n').slice(0, 25).join('\n    ');
 }
 
-const stream = run({ files, concurrency: Number(process.env.E2E_JOBS ?? 2), timeout: 240000 });
+const stream = run({ files, concurrency: Number(process.env.E2E_JOBS ?? 2), timeout: 150000 });
 stream.on('test:pass', (data) => {
   if (!isLeaf(data)) return;
   if (data.skip !== undefined && data.skip !== false) {

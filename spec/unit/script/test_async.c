@@ -148,6 +148,13 @@ START_TEST(test_services)
                       "assert(gw.keys.revoke(key.uid))\n"
                       "local none, why = gw.keys.get('01890000-0000-7000-8000-000000000009')\n"
                       "assert(none == nil and why.code, 'no code')\n"
+                      "local hidden = gw.crypto.fernet_decrypt(gw.crypto.fernet_encrypt('sk-up-"
+                      "1234567890'))\n"
+                      "local up = assert(gw.upstreams.create{ name = 'u', provider = 'openai', "
+                      "base_url = 'http://127.0.0.1:9', api_key = hidden })\n"
+                      "assert(not json.encode(gw.upstreams.get(up.uid)):find('up-12', 1, true))\n"
+                      "assert(gw.upstreams.all()[1].name == 'u')\n"
+                      "assert(gw.upstreams.candidates(ctx)[1].name == 'u')\n"
                       "assert(gw.prices.put{ model = 'gpt-x', input = money.usd('2'), output = "
                       "'8' })\n"
                       "assert(#gw.prices.list().items >= 1 or #gw.prices.list() >= 1)"),

@@ -264,11 +264,13 @@ START_TEST(test_faults_deny_or_skip)
         run_one("on_error = 'skip', " HOOK("admit", "ctx:deny(403, 'a', 'b') error('x')"),
                 SCRIPT_ADMIT),
         SCRIPT_PASS);
+    ck_assert_int_eq(run_one("on_error = 'deny', " HOOK("admit", "error({})"), SCRIPT_ADMIT),
+                     SCRIPT_DENIED);
     struct buf out = BUF_INIT(1 << 20);
     ck_assert_int_eq(stats_render(bench.stats, &out), 0);
     ck_assert_int_eq(buf_append_char(&out, '\0'), 0);
     ck_assert(
-        strstr(buf_slice(&out).ptr, "moongate_lua_errors_total{plugin=\"p\",hook=\"admit\"} 3"));
+        strstr(buf_slice(&out).ptr, "moongate_lua_errors_total{plugin=\"p\",hook=\"admit\"} 4"));
     buf_free(&out);
 }
 END_TEST
