@@ -218,7 +218,7 @@ static void on_head(void *user, int status, const struct http1_header *headers, 
         return;
     }
     relay_choose_mode(ex, type, is_whole_json(type));
-    if (script_has_hook(&ex->ctx, SCRIPT_REPLY)) {
+    if (!ex->drains && script_has_hook(&ex->ctx, SCRIPT_REPLY)) {
         ex->ctx.can_retry = attempt_can_retry(ex);
         exchange_set_state(ex, EXCHANGE_REPLY);
         exchange_run_hook(ex, SCRIPT_REPLY);
@@ -228,6 +228,8 @@ static void on_head(void *user, int status, const struct http1_header *headers, 
 static enum fetch_verdict on_body(void *user, struct slice bytes)
 {
     struct exchange *ex = user;
+    if (ex->drains)
+        return drain_on_body(ex, bytes);
     if (ex->hook_pending || ex->state == EXCHANGE_REPLY) {
         ex->relay.is_paused = true;
         return FETCH_PAUSE;
@@ -257,6 +259,10 @@ static void on_done(void *user, int err, const struct fetch_info *info)
     struct exchange *ex = user;
     ex->fetch = NULL;
     int status = ex->upstream_status;
+    if (ex->drains) {
+        drain_on_done(ex, err);
+        return;
+    }
     if (info->sent_any && ex->is_upload)
         ex->upload_started = true;
     if (status >= 200 && status < 300) {
@@ -291,6 +297,9 @@ void attempt_start(struct exchange *ex)
     struct fetch_request request;
     int err = request_build(ex, upstream, &request);
     exchange_set_state(ex, EXCHANGE_FETCH);
+    ex->drains_on_disconnect = upstream->has_disconnect_policy
+                                   ? upstream->drains_on_disconnect
+                                   : slice_is(flow->options.conf->disconnect, "drain");
     ex->health = upstream->health;
     health_begin(ex->health, ex->attempt_started_ms);
     ex->health_open = true;

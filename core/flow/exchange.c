@@ -244,6 +244,8 @@ void exchange_on_client_closed(struct exchange *ex, int err)
     }
     loop_timer_stop(&ex->hold_timer);
     loop_task_cancel(&ex->step);
+    if (ex->client_gone && drain_start(ex))
+        return;
     attempt_cancel(ex, "client gone");
     if (ex->state >= EXCHANGE_FINISH)
         return;

@@ -128,6 +128,9 @@ struct exchange {
     const struct quirk *quirk;
     struct slice auth_value; // the arena's copy of the upstream key's header
     struct relay relay;
+    bool drains_on_disconnect; // policy of the upstream
+    bool drains;               // the client has left, the answer is read for its usage
+    uint64_t drained_bytes;
 
     // Answer.
     bool done_while_reply; // the answer was complete before the reply hook ended
@@ -241,6 +244,8 @@ void relay_on_done(struct exchange *ex, int err, const char *detail);
 void relay_on_client_writable(struct exchange *ex);
 void relay_after_body_hook(struct exchange *ex, enum script_outcome outcome);
 void relay_free(struct exchange *ex);
+// The body's first byte tells events from JSON; white space tells nothing.
+void relay_sniff_mode(struct exchange *ex, struct slice bytes);
 void relay_choose_mode(struct exchange *ex, struct slice content_type, bool is_json);
 // A failure of the answer: another attempt before the commit, else the stream's end in-dialect.
 void relay_fail_or_retry(struct exchange *ex, enum ctx_failure failure, const char *reason);
@@ -257,6 +262,12 @@ void reply_whole(struct exchange *ex, int status, struct slice content_type, str
 size_t reply_cors_headers(const struct conf *conf, const struct http1_request *request,
                           bool is_preflight, struct http1_header *out, size_t max,
                           struct arena *arena);
+
+// drain.c: reading on when the client has left
+bool drain_start(struct exchange *ex); // false: the policy or the state says cancel
+void drain_over(struct exchange *ex, const char *reason);
+enum fetch_verdict drain_on_body(struct exchange *ex, struct slice bytes);
+void drain_on_done(struct exchange *ex, int err);
 
 // answer.c: calls answered by a plugin
 void answer_start(struct exchange *ex);

@@ -79,7 +79,9 @@ void flow_end_all(struct flow *flow, const char *reason)
     list_each_safe(node, next, &flow->active)
     {
         struct exchange *ex = list_entry(node, struct exchange, node);
-        if (ex->state < EXCHANGE_ERROR) {
+        if (ex->drains) {
+            drain_over(ex, "client gone, shutting down");
+        } else if (ex->state < EXCHANGE_ERROR) {
             ctx_flag(&ex->ctx, "drained");
             exchange_fail(ex, 503, "shutting_down", reason);
         }

@@ -56,7 +56,7 @@ void relay_choose_mode(struct exchange *ex, struct slice content_type, bool is_j
 
 // 200 with a JSON body for stream:true (an error, or an upstream that ignores `stream`), and the
 // reverse: the first byte that is not white space tells.
-static void sniff_mode(struct exchange *ex, struct slice bytes)
+void relay_sniff_mode(struct exchange *ex, struct slice bytes)
 {
     size_t i = 0;
     while (i < bytes.len && (bytes.ptr[i] == ' ' || bytes.ptr[i] == '\n' || bytes.ptr[i] == '\r' ||
@@ -384,7 +384,7 @@ static enum fetch_verdict relay_raw(struct exchange *ex, struct slice bytes)
 static bool decide_mode(struct exchange *ex, struct slice bytes)
 {
     struct relay *relay = &ex->relay;
-    sniff_mode(ex, bytes);
+    relay_sniff_mode(ex, bytes);
     if (relay->mode == RELAY_UNKNOWN && relay->held.len + bytes.len > HELD_PREAMBLE_BYTES)
         relay->mode = RELAY_EVENTS;
     if (relay->mode == RELAY_UNKNOWN) {
@@ -559,6 +559,10 @@ void relay_on_silence(struct exchange *ex)
 {
     const struct conf *conf = ex->flow->options.conf;
     uint64_t now = loop_now_ms(ex->flow->options.loop);
+    if (ex->drains) {
+        drain_over(ex, "client gone, drain time over");
+        return;
+    }
     if (ex->answered_early) {
         attempt_end_early(ex);
         return;

@@ -278,7 +278,13 @@ static struct slice read_body(lua_State *L, struct fetch_wait *wait, bool *is_js
 {
     struct slice body = SLICE_NONE;
     *is_json = false;
-    lua_getfield(L, 1, "body");
+    lua_getfield(L, 1, "json");
+    if (lua_isnil(L, -1)) {
+        lua_pop(L, 1);
+        lua_getfield(L, 1, "body");
+    } else if (!lua_istable(L, -1)) {
+        async_error(L, "gw.fetch: json is a %s; expected a table", luaL_typename(L, -1));
+    }
     if (lua_istable(L, -1)) {
         struct buf *out = lua_env_buffer(L, (size_t)8 << 20);
         lua_json_encode_revealing(L, -2, out);

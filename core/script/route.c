@@ -147,7 +147,8 @@ void route_table_publish(struct script_generation *generation)
         route->is_missing = true;
         route->missing = &generation->plugins[i];
         route->generation = generation;
-        route->max_body = 0;
+        // A body must not hide the 404 behind a 413.
+        route->max_body = (uint64_t)script->options.conf->admin_body_bytes;
     }
 }
 

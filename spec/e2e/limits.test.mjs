@@ -202,8 +202,7 @@ describe('routes with state', () => {
   });
 });
 
-// Not built yet: the setting is accepted and acts as cancel.
-describe('disconnect = drain', { skip: 'not built yet' }, () => {
+describe('disconnect = drain', () => {
   test('the upstream is read on for the true usage', async () => {
     await gateway.admin(`/admin/upstreams/${upstream.id}`, { method: 'PUT', body: { disconnect: 'drain' } });
     await fake.script('gpt-drain', { body: chat.stream(), split: { size: 200 }, delay_ms: 60 });

@@ -187,6 +187,7 @@ describe('recordings over sockets', () => {
       for (const recording of list) {
         if (recording.status !== 200) continue;
         for (let seed = 1; seed <= SPLITS; seed++) jobs.push([recording, `random=${seed}`]);
+        jobs.push([recording, 'length']); // not chunked
         if (recording.bytes.length <= 2048) jobs.push([recording, 'bytes']);
       }
       await inParallel(jobs, async ([recording, options]) => {
@@ -216,6 +217,16 @@ describe('recordings over sockets', () => {
       assert.ok(dropped > 0, 'some recordings have such a chunk');
     });
   }
+
+  test('connections to the upstream are used again, and nothing is left open', async () => {
+    const { accepted, open } = await fake.stats();
+    const served = (await fake.requests()).at(-1).n;
+    assert.ok(accepted < Math.max(served / 10, 200), `${accepted} connections for ${served} requests`);
+    assert.ok(open <= 4 * JOBS, `${open} still open`);
+    agent.destroy();
+    const fds = () => readdirSync(`/proc/${gateway.child.pid}/fd`).length;
+    await until(() => fds() < 80 + open, `the descriptors' return (${fds()} open)`, 3000);
+  });
 
   test('what was asked for leaves the gateway unchanged, or with include_usage spliced in', async () => {
     const text = '{ "messages":[ {"role":"user","content":"\\u00e4 \\ud83d\\ude00"} ], "x_unknown" : 1.50, "model":"echo" }';

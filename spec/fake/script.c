@@ -146,11 +146,14 @@ static void read_headers(yyjson_val *headers, struct step *step)
     yyjson_val *key;
     while ((key = yyjson_obj_iter_next(&iter))) {
         yyjson_val *value = yyjson_obj_iter_get_val(key);
+        const char *name = yyjson_get_str(key);
+        if (!name)
+            continue;
         size_t count = yyjson_is_arr(value) ? yyjson_arr_size(value) : 1;
         for (size_t i = 0; i < count; i++) {
             yyjson_val *one = yyjson_is_arr(value) ? yyjson_arr_get(value, i) : value;
             const char *text = yyjson_get_str(one);
-            text_addf(&step->headers, "%s: ", yyjson_get_str(key));
+            text_addf(&step->headers, "%s: ", name);
             text_add(&step->headers, text ? text : "", yyjson_get_len(one));
             text_addf(&step->headers, "\r\n");
         }

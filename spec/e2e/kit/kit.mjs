@@ -120,7 +120,7 @@ export function makeHome({ conf = {}, env = {}, plugins, pluginFiles = {}, confT
     },
     remove: () => rmSync(dir, { recursive: true, force: true }),
   };
-  for (const name of ['ASAN_OPTIONS', 'LSAN_OPTIONS', 'UBSAN_OPTIONS']) if (process.env[name]) home.env[name] = process.env[name];
+  for (const name of ['ASAN_OPTIONS', 'LSAN_OPTIONS', 'UBSAN_OPTIONS', 'TSAN_OPTIONS']) if (process.env[name]) home.env[name] = process.env[name];
   for (const [name, value] of Object.entries(home.env)) if (value === null) delete home.env[name];
   for (const [name, text] of Object.entries(pluginFiles)) home.writePlugin(name, text);
   const own = Object.keys(pluginFiles);
