@@ -92,13 +92,14 @@ static bool was_tried(const struct ctx *ctx, int64_t upstream_id)
     return false;
 }
 
-// The next candidate that was not tried and still exists; 0: none.
+// The next candidate after the present one that was not tried and still exists; 0: none.
 static int64_t next_candidate(struct exchange *ex)
 {
     const struct catalogue *catalogue = catalogue_get(store_catalogue(ex->flow->options.store));
     for (size_t i = 0; i < ex->ctx.candidate_count; i++) {
         int64_t id = ex->ctx.candidates[i];
-        if (!was_tried(&ex->ctx, id) && catalogue_upstream(catalogue, id))
+        if (id != ex->ctx.upstream.id && !was_tried(&ex->ctx, id) &&
+            catalogue_upstream(catalogue, id))
             return id;
     }
     return 0;
@@ -219,7 +220,10 @@ static void on_head(void *user, int status, const struct http1_header *headers, 
     }
     relay_choose_mode(ex, type, is_whole_json(type));
     if (!ex->drains && script_has_hook(&ex->ctx, SCRIPT_REPLY)) {
-        ex->ctx.can_retry = attempt_can_retry(ex);
+        // This attempt is not among those counted yet.
+        ex->ctx.can_retry =
+            attempt_can_retry(ex) && next_candidate(ex) != 0 &&
+            ex->ctx.attempt_count + 1 < (size_t)ex->flow->options.conf->max_attempts;
         exchange_set_state(ex, EXCHANGE_REPLY);
         exchange_run_hook(ex, SCRIPT_REPLY);
     }

@@ -270,6 +270,32 @@ static void refuse_double_v1(struct flow *flow, struct http1_stream *stream)
                    message.ptr ? message.ptr : "The path has /v1 twice.", SLICE_LIT(""));
 }
 
+// With a listener of its own for the operator, the public one tells strangers only whether the
+// gateway is ready (SURFACES §0.2 ADMIN_LISTEN). True when it was answered here.
+static bool serve_operations(struct flow *flow, struct http1_stream *stream)
+{
+    const struct http1_request *request = http1_request(stream);
+    if (flow->options.conf->admin_listen.len == 0 || request->listener_tag != FLOW_LISTENER_PUBLIC)
+        return false;
+    if (slice_is(request->path, "/metrics")) {
+        builtin_refuse(flow, stream, 404, "not_found", "There is nothing at this path.",
+                       SLICE_NONE);
+        return true;
+    }
+    if (!slice_is(request->path, "/readyz"))
+        return false;
+    bool is_ready = false;
+    buf_clear(&flow->scratch);
+    if (process_ready(flow, &flow->scratch, &is_ready) != GW_OK)
+        is_ready = false;
+    struct http1_header type = {SLICE_LIT("content-type"), SLICE_LIT("application/json")};
+    struct slice body = is_ready ? SLICE_LIT("{\"status\":\"ready\"}\n")
+                                 : SLICE_LIT("{\"status\":\"unavailable\"}\n");
+    if (http1_respond(stream, is_ready ? 200 : 503, &type, 1, body) != GW_OK)
+        http1_abort(stream, "answer could not be sent");
+    return true;
+}
+
 // True when the request was answered here.
 bool builtin_serve(struct flow *flow, struct http1_stream *stream, const struct route *route)
 {
@@ -291,6 +317,8 @@ bool builtin_serve(struct flow *flow, struct http1_stream *stream, const struct 
                        SLICE_LIT(""));
         return true;
     }
+    if (serve_operations(flow, stream))
+        return true;
     switch (route->kind) {
     case ROUTE_HELLO: {
         struct http1_header type = {SLICE_LIT("content-type"), SLICE_LIT("application/json")};

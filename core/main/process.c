@@ -163,9 +163,8 @@ static int bind_sockets(struct process *process, char *error, size_t size)
             return GW_EINVAL;
         }
         *colon = '\0';
-        uint16_t bound;
         int err = listener_bind_tcp(admin, (uint16_t)admin_port, false, &process->workers[0].fds[1],
-                                    &bound, error, size);
+                                    &process->admin_port, error, size);
         if (err)
             return fail(error, size, err, "ADMIN_LISTEN");
     }
@@ -249,7 +248,7 @@ int process_start(struct process *process, const char *conf_path, char *error, s
         return err;
     log_event(LOG_INFO, "started", LOG_STR("version", MOONGATE_VERSION),
               LOG_SLICE("host", process->conf->host), LOG_INT("port", process->port),
-              LOG_INT("workers", process->worker_count),
+              LOG_INT("admin_port", process->admin_port), LOG_INT("workers", process->worker_count),
               LOG_INT("plugins", plugin_set_count(process->set)));
     return GW_OK;
 }

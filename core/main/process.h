@@ -35,6 +35,7 @@ struct process {
     struct worker *workers;
     uint32_t worker_count;
     uint16_t port;               // of the public listener
+    uint16_t admin_port;         // of ADMIN_LISTEN; 0: none
     bool has_control_socket;     // bound here: ours to unlink
     pthread_mutex_t reload_lock; // guards set and is_reloading
     struct plugin_set *set;

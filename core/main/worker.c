@@ -67,7 +67,10 @@ static int run_command(struct command_message *command)
     struct worker *worker = command->worker;
     switch (command->command) {
     case WORKER_PREPARE: return script_prepare(worker->script, command->set, command->problems);
-    case WORKER_FLIP: script_flip(worker->script); return GW_OK;
+    case WORKER_FLIP:
+        script_flip(worker->script);
+        script_turn_end(worker->script); // older generations go also when nobody calls
+        return GW_OK;
     case WORKER_DISCARD: script_discard(worker->script); return GW_OK;
     case WORKER_DRAIN: start_drain(worker); return GW_OK;
     case WORKER_END_ALL: worker->drain_until_ms = 0; return GW_OK;

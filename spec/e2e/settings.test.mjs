@@ -52,8 +52,14 @@ describe('the shipped configuration', () => {
     assert.equal((await gateway.access(answer)).client_ip, '203.0.113.9');
   });
 
-  test('with ADMIN_LISTEN metrics are not on the public listener', { skip: 'not built yet' }, async () => {
+  test('with ADMIN_LISTEN metrics and reasons are not on the public listener', async () => {
     assert.equal((await gateway.call('/metrics')).status, 404);
+    const ready = await gateway.call('/readyz');
+    assert.deepEqual([ready.status, json(ready)], [200, { status: 'ready' }]);
+    const [started] = gateway.logs('started');
+    const base = `http://127.0.0.1:${started.admin_port}`;
+    assert.match((await call(`${base}/metrics`)).text, /moongate_build_info/);
+    assert.deepEqual(json(await call(`${base}/readyz`)).reasons, []);
   });
 
   test('.env beside the file is read, the environment is stronger', () => {

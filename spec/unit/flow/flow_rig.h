@@ -475,6 +475,7 @@ static inline void rig_flip(void)
     err = script_prepare(rig.script, set, &problems);
     ck_assert_msg(err == 0, "%.*s", SLICE_FMT(buf_slice(&problems)));
     script_flip(rig.script);
+    script_turn_end(rig.script);
     epoch_leave(rig.reader);
     plugin_set_unref(set);
     buf_free(&problems);
