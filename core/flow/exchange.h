@@ -172,9 +172,6 @@ struct flow {
     struct dialect_scanner scanner; // shared by all readers of this worker
 };
 
-// flow.c
-void flow_touch(struct flow *flow); // end-of-turn work is due (Lua's memory, freed exchanges)
-
 // client.c: the caller's address behind trusted proxies (arena or request memory)
 struct slice client_address(const struct conf *conf, const struct http1_request *request,
                             struct arena *arena);

@@ -57,6 +57,8 @@ void flow_set_script(struct flow *flow, struct script *script);
 const struct http1_handler *flow_handler(void);
 void flow_set_server(struct flow *flow, struct http1_server *server);
 size_t flow_exchange_count(const struct flow *flow);
+// End-of-turn work is due: Lua's memory, generations and exchanges that have ended.
+void flow_touch(struct flow *flow);
 // Ends what is left when the drain time is over: streams get an error in their dialect.
 void flow_end_all(struct flow *flow, const char *reason);
 // At stop, when no connection is left: finish hooks that still wait are dropped, the rows written.

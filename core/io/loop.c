@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <uv.h>
@@ -35,6 +36,7 @@ struct loop {
     uv_async_t wake;
     struct epoch_reader *reader;
     struct mpsc messages;
+    _Atomic unsigned posters; // threads inside loop_post
     struct list tasks;
     struct wheel wheel;
     uint64_t now_ms;
@@ -211,8 +213,11 @@ static void run_tasks(struct loop *loop)
 
 void loop_post(struct loop *loop, struct loop_message *message)
 {
+    // The message may be delivered, and the loop end, before this thread has left here.
+    atomic_fetch_add_explicit(&loop->posters, 1, memory_order_relaxed);
     if (mpsc_push(&loop->messages, &message->node))
         uv_async_send(&loop->wake);
+    atomic_fetch_sub_explicit(&loop->posters, 1, memory_order_release);
 }
 
 static void on_wake(uv_async_t *wake)
@@ -350,6 +355,8 @@ void loop_free(struct loop *loop)
 {
     if (!loop)
         return;
+    while (atomic_load_explicit(&loop->posters, memory_order_acquire) > 0)
+        sched_yield(); // a few instructions
     enter_epoch(loop);
     run_tasks(loop); // just-freed lists and the like
     uv_walk(&loop->uv, close_handle, NULL);

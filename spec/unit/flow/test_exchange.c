@@ -556,7 +556,9 @@ START_TEST(refusals)
     refused(HEAD("GET", "/v1/files") "x-who: a\r\n\r\n", " 404 ", "keeps state");
     refused(HEAD("GET", "/nothing") "\r\n", " 404 ", "not_found");
     refused(HEAD("GET", "/control/v1/info") "\r\n", " 404 ", "not_found");
-    refused(HEAD("GET", "/v1/responses") "upgrade: websocket\r\n\r\n", " 426 ", "upgrade_required");
+    refused("GET /v1/responses HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\n"
+            "upgrade: websocket\r\n\r\n",
+            " 426 ", "upgrade_required");
     ck_assert_int_eq(rig_rows("status = 401"), 1);
     ck_assert_int_eq(rig_rows("path LIKE '/v1/models%'"), 0);
 }
