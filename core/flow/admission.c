@@ -6,7 +6,7 @@
 #include "flow/exchange.h"
 #include "state/catalogue.h"
 
-#define UPLOAD_PEEK_BYTES (64u << 10) // the model field of a form must stand in the first 64 KiB
+#define UPLOAD_PEEK_BYTES (64u << 10) // a form whose model stands here is streamed
 #define MODEL_NAME_BYTES 256
 
 const char *const ADMISSION_PATHS[SPAN_COUNT] = {
@@ -92,31 +92,54 @@ static void admit(struct exchange *ex)
     exchange_run_hook(ex, SCRIPT_ADMIT);
 }
 
-// Looks for the form's model in what has come of an upload; admits when it is found, cannot come
-// any more, or is not needed.
-static void peek_upload(struct exchange *ex)
+// A binary body has no fields: its model is named beside it.
+static struct slice named_beside(const struct exchange *ex)
 {
-    struct slice boundary, value;
+    const struct http1_request *request = ex->ctx.request;
+    struct slice query = request->query, name, value, decoded;
+    while (url_query_next(&query, &name, &value)) {
+        if (slice_is(name, "model") && url_decode(value, true, ex->ctx.arena, &decoded) == GW_OK)
+            return decoded;
+    }
+    return http1_header(request, "x-model");
+}
+
+static bool take_upload_model(struct exchange *ex)
+{
+    struct slice boundary, value = SLICE_NONE, body = buf_slice(&ex->body);
     struct slice type = http1_header(ex->ctx.request, "content-type");
     int err = GW_ENOTFOUND;
     if (multipart_boundary(type, &boundary) == GW_OK)
-        err = multipart_field(buf_slice(&ex->body), boundary, "model", &value);
-    if (err == GW_EAGAIN && !ex->body_complete && ex->body.len < UPLOAD_PEEK_BYTES)
-        return;
-    if (err == GW_OK && value.len > 0 && value.len <= MODEL_NAME_BYTES) {
-        ex->ctx.model = arena_copy(ex->ctx.arena, value);
-        if (!ex->ctx.model.ptr) {
-            exchange_fail(ex, 503, "out_of_memory", "The gateway is out of memory; retry later.");
-            return;
-        }
+        err = multipart_field(body, boundary, "model", &value);
+    if (err == GW_EAGAIN && !ex->body_complete)
+        return false;
+    if (err == GW_OK && value.len > 0) {
+        ex->model_at = (size_t)(value.ptr - body.ptr);
+        ex->model_len = value.len;
+    } else {
+        value = named_beside(ex);
     }
+    if (value.len <= MODEL_NAME_BYTES)
+        ex->ctx.model = arena_copy(ex->ctx.arena, value);
+    return true;
+}
+
+// Looks for the form's model in what has come of an upload. It is searched twice: while the first
+// 64 KiB come (then the rest is streamed), and when all has come: SDKs put the file first when
+// their caller names it first, and such a body is kept whole, under the budget of all bodies.
+static void peek_upload(struct exchange *ex)
+{
+    bool may_look = ex->body_complete || ex->body.len <= UPLOAD_PEEK_BYTES;
+    if (!may_look || !take_upload_model(ex))
+        return;
     if (ex->ctx.model.len == 0 && ex->route->needs_model) {
         exchange_fail(ex, 400, "missing_required_parameter",
-                      "The form field 'model' must stand in the first 64 KiB of the body, before "
-                      "the file.");
+                      "The form needs a field 'model' of at most 256 bytes (or ?model= beside a "
+                      "binary body).");
         return;
     }
     ex->upload_ready = true;
+    ex->is_spooled = ex->body_complete;
     if (!ex->body_complete)
         http1_pause_body(ex->stream);
     admit(ex);

@@ -267,7 +267,7 @@ static void on_done(void *user, int err, const struct fetch_info *info)
         drain_on_done(ex, err);
         return;
     }
-    if (info->sent_any && ex->is_upload)
+    if (info->sent_any && ex->is_upload && !ex->is_spooled)
         ex->upload_started = true;
     if (status >= 200 && status < 300) {
         relay_on_done(ex, err, info->detail);
@@ -316,11 +316,15 @@ void attempt_start(struct exchange *ex)
         attempt_failed(ex, CTX_FAILURE_PROTOCOL, 0, gw_err_name(err));
         return;
     }
-    if (ex->is_upload) {
+    if (ex->is_upload && !ex->is_spooled) {
         // What was read while looking for the model goes first; from now on bytes pass through.
+        struct slice pieces[3];
+        size_t count = request_upload_pieces(ex, pieces);
         ex->upload_started = true;
-        if (!attempt_upload(ex, buf_slice(&ex->body)))
-            return;
+        for (size_t i = 0; i < count; i++) {
+            if (!attempt_upload(ex, pieces[i]))
+                return;
+        }
         buf_free(&ex->body);
         if (ex->fetch && ex->body_complete)
             fetch_write_end(ex->fetch);

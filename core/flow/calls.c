@@ -89,7 +89,7 @@ void call_on_body(struct route_call *call, struct slice bytes)
     if (call->is_answered)
         return;
     struct flow_shared *shared = call->flow->options.shared;
-    int64_t total = atomic_fetch_add(&shared->body_bytes, (int64_t)bytes.len);
+    int64_t total = atomic_fetch_add(&shared->body_bytes, (int64_t)bytes.len) + (int64_t)bytes.len;
     call->body_counted += (int64_t)bytes.len;
     if (total > call->flow->options.conf->bodies_total_bytes ||
         buf_append(&call->body, bytes) != GW_OK)

@@ -105,12 +105,14 @@ struct exchange {
     int64_t body_counted; // bytes counted in flow_shared.body_bytes
     struct skim skim;
     bool is_json, body_complete;
-    bool is_upload;         // multipart or binary: streamed to the upstream
-    bool upload_started;    // a byte left: never retried
-    bool upload_ready;      // model found (or given up): hooks may run
-    bool answered_early;    // the upstream refused the upload before its end
-    bool has_include_usage; // the client asked for it
-    bool is_injected;       // we added include_usage
+    bool is_upload;             // multipart or binary: streamed to the upstream
+    bool is_spooled;            // an upload that is complete: sent like any body, may be retried
+    size_t model_at, model_len; // its form field's value; 0: none
+    bool upload_started;        // a byte left: never retried
+    bool upload_ready;          // model found (or given up): hooks may run
+    bool answered_early;        // the upstream refused the upload before its end
+    bool has_include_usage;     // the client asked for it
+    bool is_injected;           // we added include_usage
 
     // Attempt.
     struct fetch *fetch;
@@ -229,6 +231,8 @@ int64_t attempt_retry_after(const struct exchange *ex);
 // Builds URL, headers, body of the current attempt into an arena; request.c
 int request_build(struct exchange *ex, const struct upstream *upstream,
                   struct fetch_request *request);
+// An upload's bytes so far, with the upstream's name for the model in it; returns their count.
+size_t request_upload_pieces(const struct exchange *ex, struct slice pieces[3]);
 // Zeroes the arena's copy of the upstream key, once the transport has its own.
 void request_forget_secrets(struct exchange *ex);
 

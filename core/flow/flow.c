@@ -79,7 +79,7 @@ void flow_end_all(struct flow *flow, const char *reason)
     list_each_safe(node, next, &flow->active)
     {
         struct exchange *ex = list_entry(node, struct exchange, node);
-        if (ex->drains) {
+        if (ex->drains && ex->state < EXCHANGE_FINISH) {
             drain_over(ex, "client gone, shutting down");
         } else if (ex->state < EXCHANGE_ERROR) {
             ctx_flag(&ex->ctx, "drained");
@@ -94,7 +94,11 @@ void flow_drop_all(struct flow *flow)
     list_each_safe(node, next, &flow->active)
     {
         struct exchange *ex = list_entry(node, struct exchange, node);
-        if (ex->state != EXCHANGE_FINISH)
+        struct slab_handle handle = ex->ctx.handle;
+        if (ex->drains && ex->state < EXCHANGE_FINISH)
+            drain_over(ex, "client gone, stopped");
+        // Its finish hook may have ended at once, and the exchange with it.
+        if (slab_get(flow->exchanges, handle) != ex || ex->state != EXCHANGE_FINISH)
             continue;
         script_cancel(&ex->ctx);
         ex->hook_pending = false;

@@ -118,8 +118,9 @@ void metrics_exchange(struct exchange *ex)
 {
     const struct flow_options *options = &ex->flow->options;
     const struct ctx *ctx = &ex->ctx;
-    metrics_request(ex->flow, ex->route->name, ctx->request->method_text, ctx->status,
-                    ctx->is_stream, ctx->duration_ms);
+    if (!ex->refused_status) // the server's own refusals are counted where they are rendered
+        metrics_request(ex->flow, ex->route->name, ctx->request->method_text, ctx->status,
+                        ctx->is_stream, ctx->duration_ms);
     if (ctx->has_usage) {
         add_tokens(ex, "input", ctx->usage.input + ctx->usage.audio_in + ctx->usage.image_in);
         add_tokens(ex, "cache_read", ctx->usage.cache_read);

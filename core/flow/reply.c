@@ -132,14 +132,17 @@ static void respond(struct exchange *ex, int status, struct http1_header *header
 void reply_whole(struct exchange *ex, int status, struct slice content_type, struct slice body)
 {
     struct http1_header headers[MAX_HEADERS];
-    size_t count = reply_headers(ex, headers, MAX_HEADERS - 1 - ex->ctx.respond.header_count);
+    const struct ctx_respond *respond_with = &ex->ctx.respond;
+    // What a plugin said before it failed does not count.
+    size_t own = respond_with->kind == CTX_ANSWER_NONE ? 0 : respond_with->header_count;
+    size_t count = reply_headers(ex, headers, MAX_HEADERS / 2);
     count = add(headers, count, MAX_HEADERS, SLICE_LIT("content-type"), content_type);
     if (ex->ctx.op == DIALECT_OP_COUNT_TOKENS && ctx_has_flag(&ex->ctx, "estimated"))
         count =
             add(headers, count, MAX_HEADERS, SLICE_LIT("x-moongate-estimated"), SLICE_LIT("true"));
-    for (size_t i = 0; i < ex->ctx.respond.header_count; i++)
-        count = add(headers, count, MAX_HEADERS, ex->ctx.respond.headers[i].name,
-                    ex->ctx.respond.headers[i].value);
+    for (size_t i = 0; i < own; i++)
+        count = add(headers, count, MAX_HEADERS, respond_with->headers[i].name,
+                    respond_with->headers[i].value);
     respond(ex, status, headers, count, body);
 }
 

@@ -306,13 +306,42 @@ static int inject_usage(struct exchange *ex, struct patch *patch)
                             SLICE_LIT("{\"include_usage\":true}"));
 }
 
-static int build_body(struct exchange *ex, struct fetch_request *request)
+size_t request_upload_pieces(const struct exchange *ex, struct slice pieces[3])
 {
-    if (ex->is_upload) {
-        request->is_streamed = true;
-        request->body_length = ex->ctx.request->content_length;
+    struct slice body = buf_slice(&ex->body);
+    if (ex->model_len == 0 || slice_eq(ex->ctx.upstream.model, ex->ctx.model)) {
+        pieces[0] = body;
+        return 1;
+    }
+    pieces[0] = slice_of(body.ptr, ex->model_at);
+    pieces[1] = ex->ctx.upstream.model;
+    pieces[2] = slice_from(body, ex->model_at + ex->model_len);
+    return 3;
+}
+
+static int build_upload(struct exchange *ex, struct fetch_request *request)
+{
+    struct slice *pieces = arena_alloc(ex->ctx.arena, 3 * sizeof *pieces);
+    if (!pieces)
+        return GW_ENOMEM;
+    size_t count = request_upload_pieces(ex, pieces);
+    int64_t grows = count == 3 ? (int64_t)pieces[1].len - (int64_t)ex->model_len : 0;
+    if (ex->is_spooled) {
+        request->body = pieces;
+        request->body_count = count;
+        request->body_length = (int64_t)ex->body.len + grows;
         return GW_OK;
     }
+    request->is_streamed = true;
+    int64_t length = ex->ctx.request->content_length;
+    request->body_length = length < 0 ? -1 : length + grows;
+    return GW_OK;
+}
+
+static int build_body(struct exchange *ex, struct fetch_request *request)
+{
+    if (ex->is_upload)
+        return build_upload(ex, request);
     if (ex->body.len == 0)
         return GW_OK;
     struct patch patch;

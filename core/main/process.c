@@ -70,13 +70,20 @@ static void hide_secrets(const struct conf *conf)
     }
 }
 
+static void tell_problems(const struct buf *problems, char *error, size_t size)
+{
+    struct slice text = buf_slice(problems);
+    while (text.len > 0 && text.ptr[text.len - 1] == '\n')
+        text.len--;
+    snprintf(error, size, "%.*s", (int)(text.len < size - 1 ? text.len : size - 1), text.ptr);
+}
+
 static int load_conf(struct process *process, char *error, size_t size)
 {
     struct buf problems = BUF_INIT(64u << 10);
     int err = confload_file(process->conf_path, &process->conf, &problems);
     if (err)
-        snprintf(error, size, "%.*s", (int)(problems.len < size - 1 ? problems.len : size - 1),
-                 buf_slice(&problems).ptr);
+        tell_problems(&problems, error, size);
     buf_free(&problems);
     if (err)
         return fail(error, size, err, process->conf_path);
@@ -90,8 +97,7 @@ static int load_plugins(struct process *process, char *error, size_t size)
     if (!err)
         err = plugin_set_migrate(process->set, process->store, &problems);
     if (err)
-        snprintf(error, size, "%.*s", (int)(problems.len < size - 1 ? problems.len : size - 1),
-                 buf_slice(&problems).ptr);
+        tell_problems(&problems, error, size);
     else if (problems.len)
         log_event(LOG_WARN, "plugin_warnings", LOG_SLICE("text", buf_slice(&problems)));
     buf_free(&problems);

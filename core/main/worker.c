@@ -45,8 +45,10 @@ static void on_drain_timer(struct loop_timer *timer)
         worker->is_ended = true;
         flow_end_all(worker->flow, "The gateway shuts down; retry the request.");
     }
-    if (now >= worker->drain_until_ms + DRAIN_GRACE_MS)
+    if (now >= worker->drain_until_ms + DRAIN_GRACE_MS) {
         http1_server_abort_all(worker->server, "drain time is over");
+        flow_end_all(worker->flow, ""); // those that would be read on for their usage
+    }
     loop_timer_start(timer, DRAIN_LOOK_MS);
 }
 
@@ -258,6 +260,7 @@ static void close_all(struct worker *worker)
         loop_timer_stop(&worker->drain_timer);
         // Finish hooks may still write; after a while they are dropped.
         (void)loop_turn(worker->loop);
+        flow_end_all(worker->flow, "");
         for (int i = 0; i < FINISH_WAIT_MS && flow_exchange_count(worker->flow) > 0; i++)
             turn_and_wait(worker);
         flow_drop_all(worker->flow);
@@ -301,6 +304,7 @@ static void *worker_main(void *arg)
     announce(worker, err);
     if (!err)
         loop_run(worker->loop);
+    pthread_setname_np(pthread_self(), "closing"); // serves nobody any more: it may wait
     pthread_mutex_lock(&worker->lock);
     worker->takes_commands = false; // close_all delivers what was posted before
     pthread_mutex_unlock(&worker->lock);

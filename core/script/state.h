@@ -92,7 +92,8 @@ void lua_env_set_current(struct lua_env *env, void *current, lua_State *thread);
 void *lua_env_current(const struct lua_env *env);
 // Bytes allocated less freed since the last call: the running coroutine's share.
 int64_t lua_env_take_growth(struct lua_env *env);
-// End of turn (or when it is tight): collects when more than half of the cap is used. True when still above 75 %.
+// End of turn (or when it is tight): collects when more than half of the cap is used. True when
+// still above 75 %.
 bool lua_env_turn_end(struct lua_env *env);
 
 // For tests: the count-th growing allocation from now fails, once. 0: none.

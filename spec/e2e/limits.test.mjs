@@ -152,6 +152,32 @@ describe('uploads', () => {
     });
   }
 
+  test('a form with the file first is routed too', async () => {
+    await fake.script('default', { body: { text: 'hello' } });
+    await fake.clear();
+    const body = Buffer.concat([
+      Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n`),
+      Buffer.alloc(300 * 1024, 0xee),
+      Buffer.from(`\r\n--${boundary}\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-late\r\n--${boundary}--\r\n`)]);
+    const answer = await send(body);
+    assert.deepEqual([answer.status, answer.text], [200, '{"text":"hello"}']);
+    assert.equal((await fake.requests())[0].body_len, body.length);
+    assert.equal((await rowOf('whisper-late')).status_code, 200);
+  });
+
+  test('an alias is replaced in the form, streamed or whole', async () => {
+    await gateway.admin(`/admin/upstreams/${upstream.id}`, { method: 'PUT', body: { models: { 'my-ears': 'whisper-1-large', '*': '*' } } });
+    await fake.script('default', { body: { text: 'hello' } });
+    for (const size of [10, 3 * MiB]) {
+      await fake.clear();
+      assert.equal((await send(form(size, 'my-ears'))).status, 200);
+      const [seen] = await fake.requests();
+      assert.equal(seen.body_len, form(size, 'whisper-1-large').length);
+      assert.equal(seen.how, 'done');
+    }
+    await gateway.admin(`/admin/upstreams/${upstream.id}`, { method: 'PUT', body: { models: ['*'] } });
+  });
+
   test('without a model field it is refused', async () => {
     const answer = await send(Buffer.from(`--${boundary}\r\nContent-Disposition: form-data; name="file"\r\n\r\nx\r\n--${boundary}--\r\n`));
     assert.equal(answer.status, 400, answer.text);

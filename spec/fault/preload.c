@@ -1,6 +1,7 @@
 // LD_PRELOAD: a worker thread (named worker-*) that has entered its event loop may not open or read
 // files, resolve names, run SQL, hash passwords or sleep. What it does is told on stderr with a
-// backtrace, and the process aborts. Start-up is exempt: a thread is armed by its first epoll_wait.
+// backtrace, and the process aborts. Start-up is exempt: a thread is armed by its first epoll_wait,
+// and free again when its name is another.
 //
 // MOONGATE_GUARD=report only tells. A thread's name is read once per wait, not per call.
 #include <dlfcn.h>
@@ -58,8 +59,12 @@ static void forbid(const char *what, const char *detail)
     char name[17] = "";
     if (state != ARMED || is_inside)
         return;
-    is_inside = true;
     prctl(PR_GET_NAME, name);
+    if (strncmp(name, "worker", 6) != 0) {
+        state = FREE; // its loop has ended
+        return;
+    }
+    is_inside = true;
     dprintf(2, "guard: thread %s must not wait: %s(%s)\n", name, what, detail ? detail : "");
     backtrace_symbols_fd(frames, backtrace(frames, 48), 2);
     const char *mode = getenv("MOONGATE_GUARD");

@@ -401,13 +401,21 @@ END_TEST
 
 START_TEST(the_model_may_be_missing_in_an_upload)
 {
+    static const char PART[] = "--B\r\ncontent-disposition: form-data; name=\"file\"; "
+                               "filename=\"a\"\r\n\r\n";
+    char head[300];
     rig_up("");
     rig_client_open();
-    rig_send(SLICE_LIT("POST /v1/audio/transcriptions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
-                       "content-type: multipart/form-data; boundary=B\r\n"
-                       "content-length: 1000000\r\n\r\n--B\r\ncontent-disposition: form-data; "
-                       "name=\"file\"; filename=\"a\"\r\n\r\n"));
+    snprintf(head, sizeof head,
+             "POST /v1/audio/transcriptions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+             "content-type: multipart/form-data; boundary=B\r\ncontent-length: %zu\r\n\r\n",
+             strlen(PART) + 200000 + strlen(FORM_END));
+    rig_send(slice_str(head));
+    rig_send(slice_str(PART));
     send_file(200000);
+    rig_turns(50);
+    ck_assert(!rig_has(" 400 ")); // it may still come behind the file
+    rig_send(slice_str(FORM_END));
     RIG_WAIT(rig_has(" 400 "));
     ck_assert(rig_has("missing_required_parameter"));
     rig_client_close();
@@ -681,6 +689,60 @@ START_TEST(drain_reaches_every_state)
 }
 END_TEST
 
+// ---- reading on when the client has left
+
+static void leave_while_it_drains(void)
+{
+    RIG_SAYS(0, RIG_CLOSE, RIG_EVENTS_HEAD, RIG_TEXT("one"), RIG_TEXT("two") RIG_STOP,
+             RIG_USAGE RIG_DONE);
+    rig.up[0].allowed = 2;
+    rig_post(RIG_CHAT_PATH, RIG_CHAT);
+    RIG_WAIT(rig_has("one"));
+    rig_client_close();
+    rig_turns(20);
+    ck_assert_uint_eq(flow_exchange_count(rig.flow), 1);
+}
+
+START_TEST(the_policy_drain_reads_the_true_usage)
+{
+    rig_prepare();
+    test_conf_set(rig.store.conf, "disconnect", "drain");
+    rig_start("", "", "");
+    leave_while_it_drains();
+    rig.up[0].allowed = SIZE_MAX;
+    RIG_WAIT(flow_exchange_count(rig.flow) == 0);
+    ck_assert_int_eq(rig_rows("status = 499 AND input = 7 AND output = 3 AND flags LIKE '%drain%'"),
+                     1);
+    rig_check_clean();
+    leave_while_it_drains();
+    rig_advance(30001); // not for ever
+    RIG_WAIT(flow_exchange_count(rig.flow) == 0);
+    RIG_WAIT(rig.up[0].gone == 1);
+    ck_assert_int_eq(rig_rows("status = 499"), 2);
+    rig_check_clean();
+}
+END_TEST
+
+START_TEST(stop_ends_what_is_read_on)
+{
+    rig_prepare();
+    test_conf_set(rig.store.conf, "disconnect", "drain");
+    rig_start("", "", "");
+    leave_while_it_drains();
+    epoch_enter(rig.reader);
+    flow_end_all(rig.flow, "");
+    epoch_leave(rig.reader);
+    ck_assert_uint_eq(flow_exchange_count(rig.flow), 0);
+    rig_check_clean();
+    leave_while_it_drains();
+    epoch_enter(rig.reader);
+    flow_drop_all(rig.flow);
+    epoch_leave(rig.reader);
+    rig_check_clean();
+    ck_assert_int_eq(rig_rows("status = 499"), 2);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {
@@ -713,6 +775,8 @@ int main(void)
         pipelined_calls_come_one_after_the_other,
         drain_ends_streams_in_their_dialect,
         drain_reaches_every_state,
+        the_policy_drain_reads_the_true_usage,
+        stop_ends_what_is_read_on,
     };
     return rig_main("exchange", tests, sizeof tests / sizeof *tests);
 }
