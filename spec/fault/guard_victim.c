@@ -1,5 +1,6 @@
 // Does one forbidden thing on a thread of the given name, before or after its first epoll_wait:
-// guard_victim NAME before|after THING. Exits 0 when nothing stopped it.
+// guard_victim NAME before|after|renamed THING. renamed: after it, under another name. Exits 0 when
+// nothing stopped it.
 #include <fcntl.h>
 #include <netdb.h>
 #include <openssl/evp.h>
@@ -61,8 +62,10 @@ static void *run(void *arg)
     sqlite3 *db = NULL;
     (void)sqlite3_open(":memory:", &db);
     pthread_setname_np(pthread_self(), words[1]);
-    if (strcmp(words[2], "after") == 0)
+    if (strcmp(words[2], "before") != 0)
         (void)epoll_wait(fd, &event, 1, 0);
+    if (strcmp(words[2], "renamed") == 0)
+        pthread_setname_np(pthread_self(), "closing");
     do_it(words[3], file, db);
     // Left open: closing a database and files is no business of this test.
     return NULL;

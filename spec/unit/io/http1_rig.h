@@ -269,6 +269,16 @@ static inline bool rig_recv(struct rig *rig, int fd, struct buf *into)
     }
 }
 
+// A number at the start of bytes that end without a NUL.
+static inline size_t rig_number(const char *ptr, size_t left, int base)
+{
+    char text[24];
+    size_t len = left < sizeof text - 1 ? left : sizeof text - 1;
+    memcpy(text, ptr, len);
+    text[len] = '\0';
+    return strtoul(text, NULL, base);
+}
+
 // Reads all answers in bytes into "200 100 404 …"; their bodies, joined by '|', into bodies.
 // is_head: answers have no body. Checks the framing; a cut answer ends in "cut".
 static inline void rig_statuses(struct slice bytes, bool is_head, char *out, size_t size,
@@ -284,12 +294,15 @@ static inline void rig_statuses(struct slice bytes, bool is_head, char *out, siz
         }
         struct slice head = slice_of(bytes.ptr, (size_t)end + 2);
         bytes = slice_from(bytes, (size_t)end + 4);
-        int status = atoi(head.ptr + 9);
+        int status = (int)rig_number(head.ptr + 9, head.len - 9, 10);
         at += (size_t)snprintf(out + at, size - at, "%s%d", at ? " " : "", status);
         bool has_body = !is_head && status != 100 && status != 204 && status != 304;
         long length_at = slice_find(head, SLICE_LIT("\r\ncontent-length: "));
         bool is_chunked = slice_find(head, SLICE_LIT("\r\ntransfer-encoding: chunked\r\n")) >= 0;
-        size_t length = length_at >= 0 ? strtoul(head.ptr + length_at + 18, NULL, 10) : bytes.len;
+        size_t length_text = (size_t)length_at + 18;
+        size_t length = length_at >= 0
+                            ? rig_number(head.ptr + length_text, head.len - length_text, 10)
+                            : bytes.len;
         bool is_complete = true;
         if (has_body && is_chunked) {
             for (;;) {
@@ -297,7 +310,7 @@ static inline void rig_statuses(struct slice bytes, bool is_head, char *out, siz
                 is_complete = line > 0;
                 if (!is_complete)
                     break;
-                size_t chunk = strtoul(bytes.ptr, NULL, 16);
+                size_t chunk = rig_number(bytes.ptr, bytes.len, 16);
                 bytes = slice_from(bytes, (size_t)line + 2);
                 is_complete = bytes.len >= chunk + 2 && memcmp(bytes.ptr + chunk, "\r\n", 2) == 0;
                 if (bodies && bytes.len)
