@@ -322,7 +322,7 @@ static inline void rig_post(const char *path, const char *body)
 // What the client has got, as a text.
 static inline const char *rig_got(void)
 {
-    static char text[1 << 14];
+    static char text[4000]; // Check takes no longer messages
     snprintf(text, sizeof text, "%.*s", SLICE_FMT(buf_slice(&rig.client.in)));
     return text;
 }

@@ -164,6 +164,28 @@ START_TEST(the_upstream_may_end_while_a_reply_hook_waits)
 }
 END_TEST
 
+START_TEST(a_refused_answer_leaves_nothing_to_the_next)
+{
+    // The first answer is complete when the hook refuses it; the second one is then on its way.
+    rig_up("reply = function(ctx) if ctx.attempt == 1 then gw.sleep(10) return 'retry' end end,");
+    RIG_SAYS(0, RIG_CLOSE, RIG_JSON_HEAD("200 OK"), RIG_ANSWER);
+    RIG_SAYS(1, RIG_CLOSE, RIG_JSON_HEAD("200 OK"), RIG_ANSWER);
+    rig.up[1].allowed = 1;
+    rig_post(RIG_CHAT_PATH, RIG_CHAT_WHOLE);
+    RIG_WAIT(rig.up[0].requests == 1);
+    rig_turns(30);
+    rig_advance(10001);
+    RIG_WAIT(rig.up[1].requests == 1);
+    rig_turns(30);
+    ck_assert_uint_eq(rig.client.in.len, 0);
+    rig.up[1].allowed = SIZE_MAX;
+    RIG_FINISH();
+    ck_assert_msg(rig_has("\"yes\""), "%s", rig_got());
+    ck_assert_int_eq(rig_rows("is_success = 1 AND attempts LIKE '%refused by a plugin%ok%'"), 1);
+    rig_check_clean();
+}
+END_TEST
+
 START_TEST(the_upstream_may_break_while_a_reply_hook_waits)
 {
     rig_up(WAITING);
@@ -753,6 +775,7 @@ int main(void)
         a_client_may_leave_at_each_point_of_a_stream,
         a_client_may_leave_in_the_middle_of_its_request,
         the_upstream_may_end_while_a_reply_hook_waits,
+        a_refused_answer_leaves_nothing_to_the_next,
         the_upstream_may_break_while_a_reply_hook_waits,
         a_plugin_answer_after_the_head_went_out,
         a_plugin_streams_and_its_client_leaves,
