@@ -320,7 +320,9 @@ void process_stop(struct process *process)
             worker_join(&process->workers[i]);
     }
     if (process->pool)
-        pool_destroy(process->pool);
+        pool_destroy(process->pool); // a reload under way finds no worker any more
+    for (uint32_t i = 0; process->workers && i < process->worker_count; i++)
+        worker_dispose(&process->workers[i]);
     if (process->resolver)
         resolver_free(process->resolver);
     if (process->set)

@@ -342,6 +342,13 @@ void worker_join(struct worker *worker)
         return;
     pthread_join(worker->thread, NULL);
     worker->is_started = false;
+    worker->has_ended = true;
+}
+
+void worker_dispose(struct worker *worker)
+{
+    if (!worker->has_ended)
+        return;
     pthread_mutex_destroy(&worker->lock);
     pthread_cond_destroy(&worker->changed);
 }

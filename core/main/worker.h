@@ -17,6 +17,7 @@ struct worker {
     uint32_t index;
     pthread_t thread;
     bool is_started; // the thread was created
+    bool has_ended;  // and joined
     struct loop *loop;
     struct epoch_reader *reader;
     struct fetcher *fetcher;
@@ -42,6 +43,8 @@ struct worker {
 // Starts the thread and waits until it serves or has failed (worker->error).
 GW_MUSTCHECK int worker_start(struct worker *worker);
 void worker_join(struct worker *worker);
+// After the last that may command it (a reload on a helper thread) is over.
+void worker_dispose(struct worker *worker);
 bool worker_has_stopped(struct worker *worker);
 // Posts a command; for PREPARE, FLIP and DISCARD waits for its result (not from a worker). set and
 // problems are for PREPARE.

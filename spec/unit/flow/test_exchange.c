@@ -168,7 +168,8 @@ START_TEST(a_refused_answer_leaves_nothing_to_the_next)
 {
     // The first answer is complete when the hook refuses it; the second one is then on its way.
     rig_up("reply = function(ctx) if ctx.attempt == 1 then gw.sleep(10) return 'retry' end end,");
-    RIG_SAYS(0, RIG_CLOSE, RIG_JSON_HEAD("200 OK"), RIG_ANSWER);
+    RIG_SAYS(0, RIG_CLOSE,
+             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 0\r\n\r\n");
     RIG_SAYS(1, RIG_CLOSE, RIG_JSON_HEAD("200 OK"), RIG_ANSWER);
     rig.up[1].allowed = 1;
     rig_post(RIG_CHAT_PATH, RIG_CHAT_WHOLE);

@@ -1,5 +1,6 @@
 // The upstream's answer on its way to the client: bytes under any split, the injected usage chunk,
 // failover before the first event, ends that are none, silence, slow clients.
+#include "flow/exchange.h"
 #include "flow_rig.h"
 
 static char *read_file(const char *path, size_t *len)
@@ -392,7 +393,12 @@ START_TEST(memory_stays_the_same_in_a_long_stream)
     const struct slice pieces[] = {SLICE_LIT(RIG_EVENTS_HEAD), long_stream()};
     rig_says(0, RIG_CLOSE, 2, pieces);
     rig_post(RIG_CHAT_PATH, RIG_CHAT_USAGE);
-    RIG_WAIT(rig.client.in.len > 15u << 20);
+    RIG_WAIT(rig.client.in.len > 1u << 20);
+    struct exchange *ex = list_entry(rig.flow->active.next, struct exchange, node);
+    size_t used = arena_used(ex->ctx.arena);
+    RIG_WAIT(rig.client.in.len > 14u << 20);
+    ck_assert_uint_eq(flow_exchange_count(rig.flow), 1);
+    ck_assert_uint_lt(arena_used(ex->ctx.arena), used + 32768);
     RIG_FINISH();
     ck_assert_int_eq(rig_rows("is_success = 1"), 1);
 }
