@@ -47,6 +47,7 @@ struct arena {
     struct large *large;
     struct hook *hooks;
     size_t used, cap;
+    bool is_wiped; // bytes are zeroed before they are given back
     unsigned inline_used;
     struct hook inline_hooks[INLINE_HOOKS];
 };
@@ -190,12 +191,21 @@ static void run_hooks(struct arena *arena)
     arena->inline_used = 0;
 }
 
+static void wipe(const struct arena *arena, char *from, const char *to)
+{
+    if (!arena->is_wiped || from >= to)
+        return;
+    GW_UNPOISON(from, (size_t)(to - from));
+    explicit_bzero(from, (size_t)(to - from));
+}
+
 static void release_large(struct arena *arena, struct large *until)
 {
     while (arena->large != until) {
         struct large *old = arena->large;
         gw_require(old != NULL);
         arena->large = old->prev;
+        wipe(arena, (char *)old + LARGE_HEAD, (char *)old + LARGE_HEAD + old->size);
         free(old);
     }
 }
@@ -205,6 +215,9 @@ static void release_blocks(struct arena *arena, struct block *until)
     while (arena->block != until) {
         struct block *old = arena->block;
         gw_require(old->prev != NULL);
+        bool is_current = arena->next >= block_start(old) && arena->next <= arena->end &&
+                          arena->end == block_start(old) + old->capacity;
+        wipe(arena, block_start(old), is_current ? arena->next : block_start(old) + old->capacity);
         arena->block = old->prev;
         block_free(old);
     }
@@ -214,7 +227,10 @@ void arena_reset(struct arena *arena)
 {
     run_hooks(arena);
     release_large(arena, NULL);
+    bool is_first = arena->block == arena->first;
     release_blocks(arena, arena->first);
+    wipe(arena, block_start(arena->first),
+         is_first ? arena->next : block_start(arena->first) + arena->first->capacity);
     use_block(arena, arena->first, block_start(arena->first));
     GW_POISON(arena->next, arena->first->capacity);
     arena->used = 0;
@@ -226,6 +242,11 @@ void arena_free(struct arena *arena)
         return;
     arena_reset(arena);
     block_free(arena->first);
+}
+
+void arena_set_wiped(struct arena *arena)
+{
+    arena->is_wiped = true;
 }
 
 void arena_set_cap(struct arena *arena, size_t bytes)
@@ -352,8 +373,11 @@ struct arena_mark arena_mark(struct arena *arena)
 
 void arena_rewind(struct arena *arena, struct arena_mark mark)
 {
+    bool is_same = arena->block == mark.block;
+    const char *top = arena->next;
     release_large(arena, mark.large);
     release_blocks(arena, mark.block);
+    wipe(arena, mark.next, is_same ? top : block_start(arena->block) + arena->block->capacity);
     use_block(arena, arena->block, mark.next);
     GW_POISON(arena->next, (size_t)(arena->end - arena->next));
     arena->used = mark.used;

@@ -27,6 +27,9 @@ struct arena *arena_new(size_t first_size);
 void arena_free(struct arena *arena); // NULL is allowed
 // Drops everything but the first block: for pooled arenas.
 void arena_reset(struct arena *arena);
+// From now on bytes are zeroed when they are given back (reset, rewind, free): for arenas that hold
+// credentials.
+void arena_set_wiped(struct arena *arena);
 void arena_set_cap(struct arena *arena, size_t bytes);
 // Bytes handed out (each allocation rounded up to 16).
 size_t arena_used(const struct arena *arena);

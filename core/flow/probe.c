@@ -112,6 +112,7 @@ void probe_start(struct flow *flow, struct slice upstream_name, probe_cb on_resu
         on_result(user, 0, 0, SLICE_LIT("out of memory"));
         return;
     }
+    arena_set_wiped(arena);
     *probe = (struct probe){.flow = flow,
                             .arena = arena,
                             .on_result = on_result,

@@ -45,10 +45,14 @@ void relay_choose_mode(struct exchange *ex, struct slice content_type, bool is_j
     bool is_events =
         content_type.len >= 17 && strncasecmp(content_type.ptr, "text/event-stream", 17) == 0;
     bool is_sniffed = ex->ctx.is_stream && !admission_is_media(content_type);
-    relay->mode = is_sniffed  ? RELAY_UNKNOWN // the body's first byte is more honest
-                  : is_events ? RELAY_EVENTS
-                  : is_json   ? RELAY_WHOLE
-                              : RELAY_RAW;
+    struct slice coding = attempt_header(ex, "content-encoding");
+    // Compressed although nobody asked: it passes as it is, with its header.
+    bool is_coded = coding.len > 0 && !slice_is_nocase(coding, "identity");
+    relay->mode = is_coded     ? RELAY_RAW
+                  : is_sniffed ? RELAY_UNKNOWN // the body's first byte is more honest
+                  : is_events  ? RELAY_EVENTS
+                  : is_json    ? RELAY_WHOLE
+                               : RELAY_RAW;
     relay->drops_usage_chunk = ex->is_injected;
     relay->has_delta_hook = script_has_hook(&ex->ctx, SCRIPT_DELTA);
     relay->holds_incomplete = relay->drops_usage_chunk || relay->has_delta_hook;

@@ -6,9 +6,9 @@
 
 // Upstream headers that clients may see: an allow-list. Rate headers of a shared key, cookies,
 // organisation ids and framing stay behind (PROTOCOLS §9, PROMISES T17).
-static const char *const PASSED[] = {"openai-processing-ms", "openai-version",
-                                     "openai-model",         "content-language",
-                                     "content-disposition",  "x-ms-served-model"};
+static const char *const PASSED[] = {
+    "openai-processing-ms", "openai-version",    "openai-model",    "content-language",
+    "content-disposition",  "x-ms-served-model", "content-encoding"};
 
 static bool origin_is_allowed(const struct conf *conf, struct slice origin)
 {

@@ -176,6 +176,7 @@ static struct fetch *take_fetch(struct fetcher *fetcher)
             arena_free(arena);
             return NULL;
         }
+        arena_set_wiped(arena); // it holds upstream credentials
     }
     memset(fetch, 0, sizeof *fetch);
     fetch->arena = arena;

@@ -122,6 +122,7 @@ struct http1_stream *http1_stream_new(struct http1_conn *conn)
         server->arena_count ? server->arenas[--server->arena_count] : arena_new(ARENA_FIRST);
     if (!arena)
         return NULL;
+    arena_set_wiped(arena); // it holds the client's credential
     struct http1_stream *stream = arena_zalloc(arena, sizeof *stream);
     if (!stream) {
         arena_free(arena);

@@ -169,6 +169,31 @@ START_TEST(arena_hooks)
 }
 END_TEST
 
+// What a credential's arena gives back is zero when it is given out again.
+START_TEST(arena_wipes_when_asked)
+{
+    struct arena *arena = arena_new(1024);
+    ck_assert_ptr_nonnull(arena);
+    arena_set_wiped(arena);
+    for (int round = 0; round < 3; round++) {
+        struct arena_mark mark = arena_mark(arena);
+        char *first = arena_alloc(arena, 700);
+        size_t left = 0;
+        for (size_t i = 0; round && i < 700; i++)
+            left += first[i] != 0;
+        ck_assert_uint_eq(left, 0);
+        memset(first, 'k', 700);
+        for (int i = 0; i < 20; i++) // further blocks and one of its own
+            memset(arena_alloc(arena, i == 7 ? 40000 : 900), 'k', 900);
+        if (round == 0)
+            arena_rewind(arena, mark);
+        else
+            arena_reset(arena);
+    }
+    arena_free(arena);
+}
+END_TEST
+
 START_TEST(arena_rewinds)
 {
     struct arena *arena = arena_new(256);
@@ -195,6 +220,29 @@ START_TEST(arena_rewinds)
 END_TEST
 
 #ifdef GW_HAS_ASAN
+// What a credential's arena gives back is zero when it is given out again.
+START_TEST(arena_wipes_when_asked)
+{
+    struct arena *arena = arena_new(1024);
+    ck_assert_ptr_nonnull(arena);
+    arena_set_wiped(arena);
+    for (int round = 0; round < 3; round++) {
+        struct arena_mark mark = arena_mark(arena);
+        char *first = arena_alloc(arena, 700);
+        for (size_t i = 0; round && i < 700; i++)
+            ck_assert_int_eq(first[i], 0);
+        memset(first, 'k', 700);
+        for (int i = 0; i < 20; i++) // further blocks and one of its own
+            memset(arena_alloc(arena, i == 7 ? 40000 : 900), 'k', 900);
+        if (round == 0)
+            arena_rewind(arena, mark);
+        else
+            arena_reset(arena);
+    }
+    arena_free(arena);
+}
+END_TEST
+
 START_TEST(arena_poisons_unused)
 {
     struct arena *arena = arena_new(256);
@@ -370,6 +418,7 @@ int main(void)
     tcase_add_test(tc, err_names);
     tcase_add_test(tc, list_order);
     tcase_add_test(tc, arena_holds_what_it_gave);
+    tcase_add_test(tc, arena_wipes_when_asked);
     tcase_add_test(tc, arena_texts_and_cap);
     tcase_add_test(tc, arena_hooks);
     tcase_add_test(tc, arena_rewinds);
