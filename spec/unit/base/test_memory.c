@@ -220,29 +220,6 @@ START_TEST(arena_rewinds)
 END_TEST
 
 #ifdef GW_HAS_ASAN
-// What a credential's arena gives back is zero when it is given out again.
-START_TEST(arena_wipes_when_asked)
-{
-    struct arena *arena = arena_new(1024);
-    ck_assert_ptr_nonnull(arena);
-    arena_set_wiped(arena);
-    for (int round = 0; round < 3; round++) {
-        struct arena_mark mark = arena_mark(arena);
-        char *first = arena_alloc(arena, 700);
-        for (size_t i = 0; round && i < 700; i++)
-            ck_assert_int_eq(first[i], 0);
-        memset(first, 'k', 700);
-        for (int i = 0; i < 20; i++) // further blocks and one of its own
-            memset(arena_alloc(arena, i == 7 ? 40000 : 900), 'k', 900);
-        if (round == 0)
-            arena_rewind(arena, mark);
-        else
-            arena_reset(arena);
-    }
-    arena_free(arena);
-}
-END_TEST
-
 START_TEST(arena_poisons_unused)
 {
     struct arena *arena = arena_new(256);
