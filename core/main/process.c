@@ -252,6 +252,7 @@ int process_start(struct process *process, const char *conf_path, char *error, s
         err = start_workers(process, error, size);
     if (err)
         return err;
+    process->has_started = true;
     log_event(LOG_INFO, "started", LOG_STR("version", MOONGATE_VERSION),
               LOG_SLICE("host", process->conf->host), LOG_INT("port", process->port),
               LOG_INT("admin_port", process->admin_port), LOG_INT("workers", process->worker_count),
@@ -343,7 +344,8 @@ void process_stop(struct process *process)
     fernet_free(process->fernet);
     free(process->workers);
     fetch_global_cleanup();
-    log_event(LOG_INFO, "stopped", LOG_INT("log_lines_dropped", log_dropped()));
+    if (process->has_started)
+        log_event(LOG_INFO, "stopped", LOG_INT("log_lines_dropped", log_dropped()));
     log_stop();
     conf_free(process->conf);
     pthread_mutex_destroy(&process->reload_lock);

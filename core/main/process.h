@@ -34,6 +34,7 @@ struct process {
     struct flow_shared shared;
     struct worker *workers;
     uint32_t worker_count;
+    bool has_started;            // said so in the log
     uint16_t port;               // of the public listener
     uint16_t admin_port;         // of ADMIN_LISTEN; 0: none
     bool has_control_socket;     // bound here: ours to unlink
