@@ -193,7 +193,9 @@ static void put_transfer(struct transfer *transfer)
     transfer->url = NULL;
     transfer->fetch = NULL;
     transfer->lane = NULL;
-    if (transport->spare_count >= SPARE_MAX) {
+    // After a failure libcurl 8.14 keeps some of it in the handle: a refused rewinding is tried
+    // again, and fails, before the next request, and retries are counted over all of them.
+    if (!transfer->is_clean || transport->spare_count >= SPARE_MAX) {
         curl_easy_cleanup(transfer->easy);
         free(transfer);
         return;
@@ -310,6 +312,7 @@ static int curl_start(void *self, struct fetch *fetch)
     transfer->restart_count = 0;
     transfer->has_opened = false;
     transfer->is_connecting = true;
+    transfer->is_clean = false;
     transfer->error[0] = '\0';
     transfer->url = origin_url(lane->origin, fetch->url_text);
     struct curl_slist *headers = make_headers(fetch), *resolve = NULL;
@@ -334,9 +337,10 @@ static void curl_stop(void *self, struct fetch *fetch)
     long request_size = 0;
     curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE, &request_size);
     curl_easy_getinfo(transfer->easy, CURLINFO_SIZE_UPLOAD_T, &upload);
-    // Before 8.7 a body that was written together with the head is in both numbers.
-    if (fetch->whole_body.ptr != NULL && request_size > 0 &&
-        curl_version_info(CURLVERSION_NOW)->version_num < 0x080700)
+    // Before 8.7 the request's size has only what was written together with the head, which for a
+    // small body is all of it; from then on it has every byte.
+    if (request_size > 0 && (fetch->whole_body.ptr != NULL ||
+                             curl_version_info(CURLVERSION_NOW)->version_num >= 0x080700))
         upload = 0;
     fetch->info.bytes_sent = (uint64_t)request_size + (uint64_t)upload;
     lane_remove(transfer->lane, transfer);
@@ -415,6 +419,7 @@ void transfer_finish(struct transfer *transfer, CURLcode code)
     struct fetch *fetch = transfer->fetch;
     char detail[CURL_ERROR_SIZE];
     int err = map_error(transfer, code);
+    transfer->is_clean = code == CURLE_OK;
     memcpy(detail, transfer->error, sizeof detail);
     if (err == 0 && is_cut(transfer)) {
         err = GW_ERESET;

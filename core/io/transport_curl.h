@@ -97,6 +97,7 @@ struct transfer {
     struct list socks;
     unsigned request_count, restart_count;
     bool is_new, has_opened, is_connecting;
+    bool is_clean;                     // ended well: the easy handle may serve again
     bool must_restart;                 // the pooled connection was bad and nothing was written
     bool has_custom_method, has_proxy; // options that differ from the pooled state
     char error[CURL_ERROR_SIZE];

@@ -78,6 +78,32 @@ static bool may_call(const char *function)
     return true;
 }
 
+// SQLite checks the rows of a table that gets a column with a constraint (newer versions: any to a
+// STRICT one) by PRAGMA quick_check, which it prepares while the ALTER TABLE runs. The pragma is
+// allowed there and nowhere else.
+static bool is_altering(const struct db *db)
+{
+    for (sqlite3_stmt *stmt = NULL; (stmt = sqlite3_next_stmt(db->handle, stmt)) != NULL;) {
+        const char *sql = sqlite3_stmt_busy(stmt) ? sqlite3_sql(stmt) : NULL;
+        if (sql == NULL)
+            continue;
+        for (;;) {
+            sql += strspn(sql, " \t\r\n\f;");
+            const char *end = NULL;
+            if (strncmp(sql, "--", 2) == 0)
+                end = strchr(sql, '\n');
+            else if (strncmp(sql, "/*", 2) == 0 && (end = strstr(sql + 2, "*/")) != NULL)
+                end += 2;
+            if (end == NULL)
+                break;
+            sql = end;
+        }
+        if (sqlite3_strnicmp(sql, "ALTER", 5) == 0)
+            return true;
+    }
+    return false;
+}
+
 static int authorize(void *user, int action, const char *first, const char *second,
                      const char *database, const char *trigger)
 {
@@ -106,6 +132,10 @@ static int authorize(void *user, int action, const char *first, const char *seco
                      (is_own(db, first) || sqlite3_strnicmp(first, "sqlite_autoindex_", 17) == 0);
         break;
     case SQLITE_ALTER_TABLE: is_allowed = is_own(db, second); break;
+    case SQLITE_PRAGMA:
+        is_allowed = sqlite3_stricmp(first, "quick_check") == 0 && database != NULL &&
+                     is_own(db, second) && is_altering(db);
+        break;
     default: break;
     }
     return is_allowed ? SQLITE_OK : SQLITE_DENY;

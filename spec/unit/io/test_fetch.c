@@ -420,7 +420,12 @@ START_TEST(test_no_repeat)
         }
         ck_assert_int_eq(result.dones, 1);
         kit_end(&result);
+        ck_assert_uint_eq(fetcher_counters(kit_fetcher)->idle_connections, 0);
     }
+    // Nothing of it is left for the next request.
+    struct peer *peer = kit_warm();
+    kit_exchange(peer);
+    kit_close(peer);
 }
 END_TEST
 
@@ -1397,6 +1402,57 @@ START_TEST(test_tls)
 }
 END_TEST
 
+START_TEST(test_tls_close)
+{
+    // How a TLS connection ends: closed in good order while idle, or reset then, or given up by us
+    // while the upstream says nothing more. The next request goes well, and the loop is quiet.
+    char url[128];
+    snprintf(url, sizeof url, "https://upstream.test:%u/x", kit_port);
+    struct fetch_request request = kit_get("/");
+    request.url = slice_str(url);
+    request.ca_file = tls_ca_path;
+    SSL_CTX *context = tls_context(TLS1_2_VERSION, TLS1_2_VERSION); // has no tickets that come late
+    struct peer *peers[2];
+    SSL *ssl[2];
+    for (int round = 0; round < 2; round++) {
+        struct result result;
+        kit_start(&result, &request);
+        peers[round] = kit_accept();
+        ssl[round] = tls_accept(context, peers[round]);
+        KIT_UNTIL(tls_is_ready(ssl[round]));
+        KIT_UNTIL(tls_has_request(ssl[round], peers[round]));
+        const char *answer =
+            _i < 2 ? "HTTP/1.1 204 No\r\n\r\n" : "HTTP/1.1 204 No\r\nConnection: close\r\n\r\n";
+        SSL_write(ssl[round], answer, (int)strlen(answer));
+        KIT_UNTIL(result.dones);
+        ck_assert_int_eq(result.err, 0);
+        ck_assert(!result.info.is_reused);
+        kit_turns(3);
+        ck_assert(!loop_turn(kit_loop));
+        if (_i == 0)
+            SSL_shutdown(ssl[round]);
+        if (_i == 0)
+            shutdown(peers[round]->fd, SHUT_WR);
+        if (_i == 1)
+            kit_reset(peers[round]);
+        KIT_UNTIL(fetcher_counters(kit_fetcher)->idle_connections == 0 || _i == 2);
+        if (_i != 1)
+            KIT_UNTIL(kit_readable(peers[round]->fd)); // our end, or our word of it
+        if (_i == 0)
+            KIT_UNTIL(kit_at_end(peers[round]));
+        kit_turns(3);
+        ck_assert(!loop_turn(kit_loop));
+    }
+    for (int round = 0; round < 2; round++) {
+        SSL_free(ssl[round]);
+        kit_close(peers[round]);
+    }
+    kit_turns(10);
+    ck_assert_uint_eq(fetcher_counters(kit_fetcher)->idle_connections, 0);
+    SSL_CTX_free(context);
+}
+END_TEST
+
 START_TEST(test_tls_no_ca_file)
 {
     struct result result;
@@ -1475,6 +1531,7 @@ int main(void)
     tcase_add_test(tcase, test_upload_timer);
     tcase_add_test(tcase, test_proxy);
     tcase_add_loop_test(tcase, test_tls, 0, 6);
+    tcase_add_loop_test(tcase, test_tls_close, 0, 3);
     tcase_add_test(tcase, test_tls_no_ca_file);
     tcase_add_test(tcase, test_tls_not_tls);
     suite_add_tcase(suite, tcase);
