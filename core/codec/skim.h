@@ -75,6 +75,7 @@ struct skim {
     uint64_t opaque[470];
 };
 
+// A skim has no pointers into itself: a prepared one may be copied by assignment.
 // More paths, components or longer names than the limits above are our mistake (gw_require).
 void skim_init(struct skim *skim, const struct skim_spec *spec);
 // Begins a new text with the spec of the last skim_init, cheaper than another skim_init.

@@ -60,7 +60,7 @@ void admission_start(struct exchange *ex)
                     admission_is_media(http1_header(request, "content-type"));
     ex->is_json = request->has_body && !ex->is_upload;
     if (ex->is_json && ex->route->kind == ROUTE_MODEL)
-        skim_init(&ex->skim, &BODY_SPEC);
+        ex->skim = ex->flow->body_skim;
     // Nobody's megabytes are read before we know who sends them.
     http1_pause_body(ex->stream);
     exchange_run_hook(ex, SCRIPT_IDENTIFY);

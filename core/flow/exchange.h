@@ -171,6 +171,7 @@ struct flow {
     struct list calls_active;
     size_t awaited; // control calls that a lane or a reload will answer
     struct buf scratch;
+    struct skim body_skim;          // prepared for ADMISSION_PATHS; each exchange copies it
     struct dialect_scanner scanner; // shared by all readers of this worker
 };
 
@@ -200,6 +201,7 @@ void exchange_fail_with(struct exchange *ex); // ctx.error is set
 extern const struct script_host FLOW_SCRIPT_HOST;
 
 // admission.c
+void admission_prepare(struct flow *flow);                       // once per flow
 void admission_start(struct exchange *ex);                       // head complete
 void admission_on_body(struct exchange *ex, struct slice bytes); // body bytes
 void admission_on_complete(struct exchange *ex);

@@ -42,6 +42,24 @@ static int push(struct journal *journal, int64_t number, struct journal_ack *ack
     return err;
 }
 
+// The published check value, and every length against the definition, bit by bit.
+START_TEST(checksums_are_crc_32)
+{
+    unsigned char bytes[70];
+    ck_assert_uint_eq(journal_crc32("123456789", 9), 0xcbf43926u);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (unsigned char)(i * 151 + 7);
+    for (size_t len = 0; len <= sizeof bytes; len++) {
+        uint32_t crc = 0xffffffff;
+        for (size_t i = 0; i < len * 8; i++) {
+            uint32_t bit = (crc ^ (bytes[i / 8] >> (i % 8))) & 1;
+            crc = (crc >> 1) ^ (bit ? 0xedb88320u : 0);
+        }
+        ck_assert_uint_eq(journal_crc32(bytes, len), ~crc);
+    }
+}
+END_TEST
+
 START_TEST(records_round_trip)
 {
     struct log_attempt attempts[20];
@@ -411,6 +429,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {
+        checksums_are_crc_32,
         records_round_trip,
         rows_and_rollups_follow_within_200_ms,
         a_bad_record_is_quarantined_and_its_group_commits,
