@@ -25,6 +25,11 @@ const char *const ADMISSION_PATHS[SPAN_COUNT] = {
 
 static const struct skim_spec BODY_SPEC = {.paths = ADMISSION_PATHS, .path_count = SPAN_COUNT};
 
+void admission_prepare(struct flow *flow)
+{
+    skim_init(&flow->body_skim, &BODY_SPEC);
+}
+
 bool admission_is_media(struct slice type)
 {
     static const char *const PREFIXES[] = {"multipart/", "audio/", "image/", "video/",
