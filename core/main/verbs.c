@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define LIST_PAGE 100 // rows of one request
+
 static void field(struct json_out *json, const char *name, const char *value)
 {
     if (!value)
@@ -256,29 +258,59 @@ static int key_create(struct tool *tool)
     return is_good ? 0 : 1;
 }
 
-static int key_list(struct tool *tool)
+// Walks all pages of a list; rows are shown as lines, or gathered to one JSON object.
+static int list_all(struct tool *tool, const char *verb, enum admin_verb number,
+                    void (*show)(yyjson_val *row))
 {
-    struct buf answer = BUF_INIT(64u << 20);
-    bool is_good = tool_run(tool, "key.list", ADMIN_KEY_LIST,
-                            SLICE_LIT("{\"page\":1,\"page_size\":100}"), &answer);
-    struct json_doc *doc = is_good && !tool->is_json ? parse(buf_slice(&answer)) : NULL;
-    if (is_good && tool->is_json)
-        printf("%.*s\n", SLICE_FMT(buf_slice(&answer)));
-    if (doc) {
+    size_t shown = 0, in_page = LIST_PAGE;
+    bool is_good = true;
+    if (tool->is_json)
+        printf("{\"items\":[");
+    for (int page = 1; is_good && in_page == LIST_PAGE; page++) {
+        struct buf request = BUF_INIT(256), answer = BUF_INIT(64u << 20);
+        is_good =
+            buf_printf(&request, "{\"page\":%d,\"page_size\":%d}", page, LIST_PAGE) == GW_OK &&
+            tool_run(tool, verb, number, buf_slice(&request), &answer);
+        struct json_doc *doc = is_good ? parse(buf_slice(&answer)) : NULL;
+        is_good = doc != NULL;
+        yyjson_val *items = doc ? yyjson_obj_get(json_root(doc), "items") : NULL, *row;
         size_t i, max;
-        yyjson_val *row;
-        yyjson_arr_foreach(yyjson_obj_get(json_root(doc), "items"), i, max, row)
+        in_page = yyjson_arr_size(items);
+        yyjson_arr_foreach(items, i, max, row)
         {
-            printf("%-37.*s %-14.*s %-9s ", SLICE_FMT(text_of(row, "uid")),
-                   SLICE_FMT(text_of(row, "key_prefix")),
-                   yyjson_get_bool(yyjson_obj_get(row, "is_active")) ? "active" : "revoked");
-            show_time(yyjson_obj_get(row, "created_ms"), "-");
-            printf(" %.*s\n", SLICE_FMT(text_of(row, "name")));
+            char *text = tool->is_json ? yyjson_val_write(row, 0, NULL) : NULL;
+            if (text)
+                printf("%s%s", shown ? "," : "", text);
+            else if (!tool->is_json)
+                show(row);
+            free(text);
+            shown++;
         }
-        json_doc_free(doc);
+        if (doc)
+            json_doc_free(doc);
+        buf_free(&request);
+        buf_free(&answer);
     }
-    buf_free(&answer);
+    if (tool->is_json)
+        printf("],\"total\":%zu}\n", shown);
     return is_good ? 0 : 1;
+}
+
+static void show_key(yyjson_val *row)
+{
+    printf("%-37.*s %-14.*s %-9s ", SLICE_FMT(text_of(row, "uid")),
+           SLICE_FMT(text_of(row, "key_prefix")),
+           yyjson_get_bool(yyjson_obj_get(row, "is_active")) ? "active" : "revoked");
+    show_time(yyjson_obj_get(row, "created_ms"), "-");
+    printf(" %.*s\n", SLICE_FMT(text_of(row, "name")));
+}
+
+static void show_upstream(yyjson_val *row)
+{
+    printf("%-37.*s %-20.*s %-12.*s %-9s %.*s\n", SLICE_FMT(text_of(row, "uid")),
+           SLICE_FMT(text_of(row, "name")), SLICE_FMT(text_of(row, "provider")),
+           yyjson_get_bool(yyjson_obj_get(row, "is_active")) ? "active" : "inactive",
+           SLICE_FMT(text_of(row, "base_url")));
 }
 
 static int by_id(struct tool *tool, const char *verb, enum admin_verb number, const char *id,
@@ -314,7 +346,7 @@ int verb_key(struct tool *tool)
     if (what && strcmp(what, "create") == 0)
         return key_create(tool);
     if (what && strcmp(what, "list") == 0)
-        return key_list(tool);
+        return list_all(tool, "key.list", ADMIN_KEY_LIST, show_key);
     if (what && strcmp(what, "revoke") == 0 && tool_word(tool, 1))
         return by_id(tool, "key.revoke", ADMIN_KEY_REVOKE, tool_word(tool, 1), "revoked");
     fprintf(stderr, "usage: moongate key create --name N [--upstreams a,b] [--json] | list | "
@@ -363,30 +395,6 @@ static int upstream_create(struct tool *tool)
     return is_good ? 0 : 1;
 }
 
-static int upstream_list(struct tool *tool)
-{
-    struct buf answer = BUF_INIT(64u << 20);
-    bool is_good = tool_run(tool, "upstream.list", ADMIN_UPSTREAM_LIST,
-                            SLICE_LIT("{\"page\":1,\"page_size\":100}"), &answer);
-    struct json_doc *doc = is_good && !tool->is_json ? parse(buf_slice(&answer)) : NULL;
-    if (is_good && tool->is_json)
-        printf("%.*s\n", SLICE_FMT(buf_slice(&answer)));
-    if (doc) {
-        size_t i, max;
-        yyjson_val *row;
-        yyjson_arr_foreach(yyjson_obj_get(json_root(doc), "items"), i, max, row)
-        {
-            printf("%-37.*s %-20.*s %-12.*s %-9s %.*s\n", SLICE_FMT(text_of(row, "uid")),
-                   SLICE_FMT(text_of(row, "name")), SLICE_FMT(text_of(row, "provider")),
-                   yyjson_get_bool(yyjson_obj_get(row, "is_active")) ? "active" : "inactive",
-                   SLICE_FMT(text_of(row, "base_url")));
-        }
-        json_doc_free(doc);
-    }
-    buf_free(&answer);
-    return is_good ? 0 : 1;
-}
-
 static int upstream_test(struct tool *tool, const char *name)
 {
     struct buf request = BUF_INIT(4096), answer = BUF_INIT(1u << 20);
@@ -413,7 +421,7 @@ int verb_upstream(struct tool *tool)
     if (what && strcmp(what, "create") == 0)
         return upstream_create(tool);
     if (what && strcmp(what, "list") == 0)
-        return upstream_list(tool);
+        return list_all(tool, "upstream.list", ADMIN_UPSTREAM_LIST, show_upstream);
     if (what && strcmp(what, "test") == 0 && tool_word(tool, 1))
         return upstream_test(tool, tool_word(tool, 1));
     if (what && strcmp(what, "delete") == 0 && tool_word(tool, 1))

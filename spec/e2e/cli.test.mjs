@@ -128,6 +128,18 @@ describe('beside a running gateway', () => {
   after(() => stopAll(gateway, fake));
   const chat = (key) => gateway.call('/v1/chat/completions', { key, body: { model: 'gpt-1', messages: [] } });
 
+  test('key list shows all pages', async () => {
+    const one = await gateway.upstream({ name: 'pages', base_url: fake.base('pages') });
+    const made = await Promise.all(Array.from({ length: 130 }, (_, i) =>
+      gateway.admin('/admin/keys', { body: { name: `page-${i}`, upstream_ids: [one.id] } })));
+    assert.deepEqual(made.filter((answer) => answer.status !== 201), []);
+    const text = gateway.cli('key', 'list');
+    assert.equal(text.out.split('\n').filter((line) => /page-\d+$/.test(line)).length, 130);
+    const list = JSON.parse(gateway.cli('key', 'list', '--json').out);
+    assert.ok(list.total >= 130 && list.items.length === list.total);
+    assert.equal((await gateway.admin(`/admin/upstreams/${one.id}`, { method: 'DELETE' })).status, 204);
+  });
+
   test('upstream create, list, test', () => {
     gateway.home.env.THE_KEY = 'sk-canary-cli-upstream';
     const made = gateway.cli('upstream', 'create', '--name', 'oai', '--provider', 'openai', '--base-url', fake.url,
