@@ -329,6 +329,25 @@ char *arena_copyz(struct arena *arena, struct slice src)
     return out;
 }
 
+struct slice arena_join(struct arena *arena, const struct slice *parts, size_t count)
+{
+    size_t len = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (__builtin_add_overflow(len, parts[i].len, &len))
+            return SLICE_NONE;
+    }
+    char *out = arena_alloc(arena, len);
+    if (!out)
+        return SLICE_NONE;
+    char *at = out;
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].len)
+            memcpy(at, parts[i].ptr, parts[i].len);
+        at += parts[i].len;
+    }
+    return slice_of(out, len);
+}
+
 struct slice arena_vprintf(struct arena *arena, const char *format, va_list args)
 {
     va_list again;

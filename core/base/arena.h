@@ -40,6 +40,8 @@ void *arena_zalloc(struct arena *arena, size_t size);
 // Copies of bytes; ptr NULL on failure. arena_copyz adds a NUL (not counted).
 struct slice arena_copy(struct arena *arena, struct slice src);
 char *arena_copyz(struct arena *arena, struct slice src);
+// The parts one behind the other; ptr NULL on failure.
+struct slice arena_join(struct arena *arena, const struct slice *parts, size_t count);
 struct slice arena_printf(struct arena *arena, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 struct slice arena_vprintf(struct arena *arena, const char *format, va_list args);

@@ -71,7 +71,7 @@ static int make_room(struct buf *buf, size_t size, size_t spare)
     return move_to(buf, capacity);
 }
 
-int buf_append(struct buf *buf, struct slice bytes)
+int buf_append_slow(struct buf *buf, struct slice bytes)
 {
     if (bytes.len == 0)
         return 0;

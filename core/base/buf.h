@@ -6,6 +6,7 @@
 #include "base/slice.h"
 #include <stdarg.h>
 #include <stdint.h>
+#include <string.h>
 
 struct buf {
     char *mem;
@@ -29,7 +30,17 @@ static inline struct slice buf_slice(const struct buf *buf)
     return (struct slice){buf->mem ? buf->mem + buf->off : "", buf->len};
 }
 
-GW_MUSTCHECK int buf_append(struct buf *buf, struct slice bytes);
+GW_MUSTCHECK int buf_append_slow(struct buf *buf, struct slice bytes); // buf_append's rare case
+GW_MUSTCHECK static inline int buf_append(struct buf *buf, struct slice bytes)
+{
+    size_t used = buf->off + buf->len; // ≤ capacity
+    if (bytes.len == 0 || bytes.len > buf->capacity - used ||
+        (buf->cap && bytes.len + buf->len > buf->cap))
+        return buf_append_slow(buf, bytes);
+    memcpy(buf->mem + used, bytes.ptr, bytes.len);
+    buf->len += bytes.len;
+    return 0;
+}
 GW_MUSTCHECK int buf_append_str(struct buf *buf, const char *text);
 GW_MUSTCHECK int buf_append_char(struct buf *buf, char byte);
 GW_MUSTCHECK int buf_append_u64(struct buf *buf, uint64_t value); // decimal

@@ -4,7 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdio.h>
+#include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
@@ -109,6 +109,12 @@ static void date_of(int64_t days, int64_t *year, int *month, int *day)
 #define MIN_MS INT64_C(-62167219200000) // 0000-01-01
 #define MAX_MS INT64_C(253402300799999) // 9999-12-31
 
+static void put_digits(char *out, int count, int value)
+{
+    for (; count > 0; value /= 10)
+        out[--count] = (char)('0' + value % 10);
+}
+
 void clock_format_iso(int64_t wall_ms, char *out, size_t size)
 {
     if (wall_ms < MIN_MS)
@@ -120,9 +126,19 @@ void clock_format_iso(int64_t wall_ms, char *out, size_t size)
     int64_t year;
     int month, day;
     date_of(days, &year, &month, &day);
-    snprintf(out, size, "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", (int)(year % 10000), month % 100,
-             day % 100, (int)(rest / 3600000 % 100), (int)(rest / 60000 % 60),
-             (int)(rest / 1000 % 60), (int)(rest % 1000));
+    char text[] = "0000-00-00T00:00:00.000Z";
+    put_digits(text, 4, (int)year);
+    put_digits(text + 5, 2, month);
+    put_digits(text + 8, 2, day);
+    put_digits(text + 11, 2, (int)(rest / 3600000));
+    put_digits(text + 14, 2, (int)(rest / 60000 % 60));
+    put_digits(text + 17, 2, (int)(rest / 1000 % 60));
+    put_digits(text + 20, 3, (int)(rest % 1000));
+    if (size == 0)
+        return;
+    size_t len = sizeof text - 1 < size ? sizeof text - 1 : size - 1;
+    memcpy(out, text, len);
+    out[len] = '\0';
 }
 
 struct scan {

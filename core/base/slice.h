@@ -12,6 +12,10 @@ struct slice {
 };
 
 #define SLICE_LIT(text) ((struct slice){"" text, sizeof(text) - 1})
+#define SLICE_CONST(text)                                                                          \
+    {                                                                                              \
+        "" text, sizeof(text) - 1                                                                  \
+    } // an initialiser
 #define SLICE_NONE ((struct slice){NULL, 0})
 #define SLICE_FMT(s) (int)(s).len, (s).ptr // for "%.*s"
 

@@ -108,15 +108,14 @@ static void anthropic_inspect(struct dialect_reader *reader, const struct sse_ev
     *info = (struct dialect_info){.class = DIALECT_EVENT_NOISE};
     if (!event->has_data || reader->has_end)
         return;
-    struct skim local;
+    struct skim skim;
     struct skim_spec spec = {.paths = EVENT_PATHS, .path_count = PATH_COUNT, .is_lenient = true};
-    const struct skim *skim = dialect_scan(reader, &spec, data, &local);
-    if (skim == NULL) {
+    if (!dialect_scan(&skim, &spec, data)) {
         if (slice_is(event->name, "error"))
             dialect_take_error(reader, data, info);
         return;
     }
-    const struct skim_span *spans = skim->spans;
+    const struct skim_span *spans = skim.spans;
     uint64_t index;
     if (skim_u64(data, &spans[PATH_INDEX], &index) == 0 && index <= UINT32_MAX)
         info->index = (uint32_t)index;

@@ -48,24 +48,9 @@ void dialect_writer_free(struct dialect_writer *writer)
     buf_free(&writer->text);
 }
 
-const struct skim *dialect_scan(struct dialect_reader *reader, const struct skim_spec *spec,
-                                struct slice data, struct skim *local)
+bool dialect_scan(struct skim *skim, const struct skim_spec *spec, struct slice data)
 {
-    struct skim *skim = local;
-    enum dialect_id id = reader->dialect->id;
-    if (reader->scanner == NULL) {
-        skim_init(skim, spec);
-    } else {
-        skim = &reader->scanner->skims[id];
-        if (reader->scanner->is_ready[id])
-            skim_reset(skim);
-        else
-            skim_init(skim, spec);
-        reader->scanner->is_ready[id] = true;
-    }
-    if (skim_feed(skim, data) != 0 || skim_finish(skim) != 0 || skim->root_type != SKIM_OBJECT)
-        return NULL;
-    return skim;
+    return skim_whole(skim, spec, data) == 0 && skim->root_type == SKIM_OBJECT;
 }
 
 // ---- strings ----

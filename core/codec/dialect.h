@@ -66,18 +66,10 @@ struct dialect_info {
         error; // class ERROR: status (best guess), type, code, message in `scratch`
 };
 
-// Prepared scanners, one set per worker: with it an event costs a third. Zeroed before first use;
-// readers of one thread share it.
-struct dialect_scanner {
-    struct skim skims[DIALECT_COUNT];
-    bool is_ready[DIALECT_COUNT];
-};
-
 // Follows one upstream stream or reads one whole body.
 struct dialect_reader {
     const struct dialect *dialect;
     enum dialect_op op;
-    struct dialect_scanner *scanner; // kept; set by the owner after init; NULL: slower, the same
     struct usage_meter meter;
     uint64_t text_bytes; // decoded bytes of visible output so far (for estimates)
     uint64_t sequence;   // Responses: last sequence_number seen
@@ -184,10 +176,8 @@ size_t dialect_cut(const char *text, size_t len);
 // Decodes the inside of a JSON string (escapes resolved, lone surrogates to U+FFFD) into out, cut
 // at a character's border so that it fits with its NUL. Gives the length.
 size_t dialect_decode(struct slice inside, char *out, size_t size);
-// Scans an event's data with the dialect's spec, by the reader's scanner or by `local`; NULL when
-// it is no JSON object. The result lives until the next event.
-const struct skim *dialect_scan(struct dialect_reader *reader, const struct skim_spec *spec,
-                                struct slice data, struct skim *local);
+// Scans an event's data; false when it is no JSON object.
+bool dialect_scan(struct skim *skim, const struct skim_spec *spec, struct slice data);
 // Length of a string span when decoded; 0 for other types.
 uint64_t dialect_text_bytes(struct slice text, const struct skim_span *span);
 // Copies a non-empty string span, cut to size; leaves out alone otherwise. True when copied.

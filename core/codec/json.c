@@ -210,10 +210,34 @@ static int quote_special(struct buf *buf, unsigned char c)
     return buf_append(buf, slice_of(text, len));
 }
 
+// The length of the longest beginning that stands for itself in a JSON string (ASCII only).
+static size_t plain_length(struct slice text)
+{
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
+    size_t at = 0;
+    for (; text.len - at >= 8; at += 8) {
+        uint64_t v;
+        memcpy(&v, text.ptr + at, 8);
+        uint64_t quote = v ^ ones * '"', slash = v ^ ones * '\\';
+        uint64_t hit =
+            ((quote - ones) & ~quote) | ((slash - ones) & ~slash) | v | ((v - ones * 0x20) & ~v);
+        if (hit & tops)
+            break; // the loop below finds the place
+    }
+    for (; at < text.len; at++) {
+        unsigned char c = (unsigned char)text.ptr[at];
+        if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\')
+            break;
+    }
+    return at;
+}
+
 static int quote_body(struct buf *buf, struct slice text)
 {
-    const unsigned char *p = (const unsigned char *)text.ptr, *end = p + text.len;
-    int err = 0;
+    size_t plain = plain_length(text);
+    int err = buf_append(buf, slice_of(text.ptr, plain));
+    const unsigned char *p = (const unsigned char *)text.ptr + plain;
+    const unsigned char *end = (const unsigned char *)text.ptr + text.len;
     while (!err && p < end) {
         const unsigned char *run = p;
         size_t wide = 0;

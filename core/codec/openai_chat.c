@@ -257,16 +257,15 @@ static void openai_inspect(struct dialect_reader *reader, const struct sse_event
     }
     data = event->data;
     bool is_error = slice_is(event->name, "error");
-    struct skim local;
+    struct skim skim;
     struct skim_spec spec = {
         .paths = CHUNK_PATHS, .path_count = TOP_PATH_COUNT, .is_lenient = true};
-    const struct skim *skim = dialect_scan(reader, &spec, data, &local);
-    if (skim == NULL) {
+    if (!dialect_scan(&skim, &spec, data)) {
         if (is_error)
             dialect_take_error(reader, data, info);
         return;
     }
-    const struct skim_span *spans = skim->spans;
+    const struct skim_span *spans = skim.spans;
     const struct skim_span *choices = &spans[TOP_CHOICES];
     read_usage(reader, data, spans);
     if (reader->model[0] == '\0')

@@ -87,15 +87,14 @@ static void responses_inspect(struct dialect_reader *reader, const struct sse_ev
     // [DONE] is no end of this dialect: one recorded provider adds it after the terminal event.
     if (!event->has_data || reader->has_end)
         return;
-    struct skim local;
+    struct skim skim;
     struct skim_spec spec = {.paths = EVENT_PATHS, .path_count = PATH_COUNT, .is_lenient = true};
-    const struct skim *skim = dialect_scan(reader, &spec, data, &local);
-    if (skim == NULL) {
+    if (!dialect_scan(&skim, &spec, data)) {
         if (slice_is(event->name, "error"))
             dialect_take_error(reader, data, info);
         return;
     }
-    const struct skim_span *spans = skim->spans;
+    const struct skim_span *spans = skim.spans;
     char name[96] = "";
     struct slice type = event->name;
     if (dialect_copy_string(data, &spans[PATH_TYPE], name, sizeof(name)))

@@ -32,19 +32,20 @@ static void match_name(struct skim *skim, struct machine *m, const char *name, s
 {
     uint8_t found = NODE_NONE;
     for (uint8_t id = m->nodes[m->nodes_at[m->depth - 1]].first_child; id; id = m->nodes[id].next) {
-        struct node *node = &m->nodes[id];
+        const struct skim_node *node = &m->nodes[id];
         if (node->len != len || (len && ((name[0] ^ node->name[0]) & ~0x20)))
             continue;
         if (memcmp(node->name, name, len) == 0) {
             found = id;
-            if (node->is_seen) {
+            uint64_t bit = (uint64_t)1 << id % 64;
+            if (m->seen[id / 64] & bit) {
                 EACH_SPAN(skim, node->below, span)
                 {
                     *span = (struct skim_span){.is_duplicate = true,
                                                .has_case_twin = span->has_case_twin};
                 }
             }
-            node->is_seen = true;
+            m->seen[id / 64] |= bit;
         } else if (is_twin(node->name, name, len)) {
             EACH_SPAN(skim, node->below, span)
             {
@@ -120,7 +121,7 @@ static inline void open_container(struct machine *m, bool is_object)
     m->nodes_at[m->depth++] = m->node;
     if (is_object)
         for (uint8_t id = m->nodes[m->node].first_child; id; id = m->nodes[id].next)
-            m->nodes[id].is_seen = false;
+            m->seen[id / 64] &= ~((uint64_t)1 << id % 64);
 }
 
 static inline void close_container(struct skim *skim, struct machine *m, uint64_t at)

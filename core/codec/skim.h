@@ -53,13 +53,32 @@ struct skim_span {
     uint32_t child_count; // of an array or object: its direct elements or members
 };
 
+// The tree of a spec's paths; constant once it is made.
+struct skim_node {
+    const char *name;
+    uint32_t index; // as an array index
+    uint32_t paths; // bit per declared path that ends here
+    uint32_t below; // bit per declared path that ends here or further down
+    uint8_t len;
+    uint8_t first_child, next;
+};
+
+struct skim_plan {
+    struct skim_node nodes[SKIM_MAX_NODES];
+    uint8_t node_count;
+};
+
 struct skim_spec {
     const char *const *paths; // kept
     size_t path_count;        // ≤ SKIM_MAX_PATHS
-    uint32_t max_depth;       // 0 = SKIM_MAX_DEPTH
-    uint32_t max_members;     // object members in all; 0 = 100,000
-    bool is_lenient;          // lone surrogate escapes, invalid UTF-8 and control bytes in strings
-                              // pass (upstream events)
+    // NULL: the paths are constants of the program; their tree is made once per process, found by
+    // the array's address, and shared. Else room for the tree of paths made at run time: filled by
+    // skim_init, kept as long as the scanner.
+    struct skim_plan *plan;
+    uint32_t max_depth;   // 0 = SKIM_MAX_DEPTH
+    uint32_t max_members; // object members in all; 0 = 100,000
+    bool is_lenient;      // lone surrogate escapes, invalid UTF-8 and control bytes in strings
+                          // pass (upstream events)
 };
 
 struct skim {
@@ -71,15 +90,14 @@ struct skim {
     uint64_t err_offset;
     const char *err_text; // constant, for the client's error message
     // The rest is skim.c's.
-    struct skim_spec spec;
-    uint64_t opaque[470];
+    size_t path_count;
+    uint64_t opaque[80];
 };
 
-// A skim has no pointers into itself: a prepared one may be copied by assignment.
-// More paths, components or longer names than the limits above are our mistake (gw_require).
+// More paths, components or longer names than the limits above are our mistake (gw_require), as are
+// more than SKIM_MAX_PLANS constant specs.
+#define SKIM_MAX_PLANS 64
 void skim_init(struct skim *skim, const struct skim_spec *spec);
-// Begins a new text with the spec of the last skim_init, cheaper than another skim_init.
-void skim_reset(struct skim *skim);
 GW_MUSTCHECK int skim_feed(struct skim *skim, struct slice bytes);
 GW_MUSTCHECK int skim_finish(struct skim *skim);
 // All of the above for a whole text.

@@ -31,18 +31,10 @@ enum state {
 #define NODE_ROOT 1
 #define INDEX_NONE UINT32_MAX
 
-struct node {
-    const char *name;
-    uint32_t index; // as an array index
-    uint32_t paths; // bit per declared path that ends here
-    uint32_t below; // bit per declared path that ends here or further down
-    uint8_t len;
-    uint8_t first_child, next;
-    bool is_seen; // in the object now open
-};
-
 struct machine {
-    uint64_t objects; // bit per depth: an object, not an array
+    const struct skim_node *nodes;      // of the plan
+    uint64_t seen[SKIM_MAX_NODES / 64]; // bit per node: met in the object now open
+    uint64_t objects;                   // bit per depth: an object, not an array
     uint64_t key_start;
     const char *literal;  // what must still come of it
     uint32_t value_paths; // of the scalar being read
@@ -51,17 +43,16 @@ struct machine {
     uint8_t state, depth, max_depth, hex_left;
     uint8_t node; // of the value being read or due
     uint8_t utf8_left, utf8_min, utf8_max;
-    uint8_t node_count;
     bool is_lenient, is_name, wants_name, has_escapes, is_name_cut;
     uint8_t name_len;
     char name[SKIM_MAX_NAME];
     uint8_t nodes_at[SKIM_MAX_DEPTH];
     uint32_t counts[SKIM_MAX_DEPTH];
-    struct node nodes[SKIM_MAX_NODES];
 };
 static_assert(sizeof(struct machine) <= sizeof((struct skim){0}.opaque), "opaque is too small");
 static_assert(SKIM_MAX_DEPTH <= 64, "objects has a bit per depth");
-static_assert(SKIM_MAX_NODES < 256 && SKIM_MAX_PATHS <= 32, "nodes are bytes, paths are bits");
+static_assert(SKIM_MAX_NODES < 256 && SKIM_MAX_NODES % 64 == 0 && SKIM_MAX_PATHS <= 32,
+              "nodes are bytes, paths are bits");
 
 static inline struct machine *machine_of(struct skim *skim)
 {

@@ -1,6 +1,10 @@
-// Makes the tree of declared paths and a fresh scanner.
+// Makes the trees of declared paths, keeps those of constant specs, and sets up a scanner.
 #include "codec/skim_machine.h"
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
+
+#define TABLE_SIZE (2u * SKIM_MAX_PLANS) // open addressing, at most half full
 
 static uint32_t parse_index(const char *name, size_t len)
 {
@@ -15,40 +19,106 @@ static uint32_t parse_index(const char *name, size_t len)
     return index;
 }
 
-static uint8_t node_child(struct machine *m, uint8_t parent, const char *name, size_t len)
+static uint8_t node_child(struct skim_plan *plan, uint8_t parent, const char *name, size_t len)
 {
-    uint8_t *link = &m->nodes[parent].first_child;
-    for (; *link != NODE_NONE; link = &m->nodes[*link].next)
-        if (m->nodes[*link].len == len && memcmp(m->nodes[*link].name, name, len) == 0)
+    uint8_t *link = &plan->nodes[parent].first_child;
+    for (; *link != NODE_NONE; link = &plan->nodes[*link].next)
+        if (plan->nodes[*link].len == len && memcmp(plan->nodes[*link].name, name, len) == 0)
             return *link;
-    gw_require(m->node_count < SKIM_MAX_NODES && len <= SKIM_MAX_NAME);
-    uint8_t id = m->node_count++;
+    gw_require(plan->node_count < SKIM_MAX_NODES && len <= SKIM_MAX_NAME);
+    uint8_t id = plan->node_count++;
     *link = id;
-    m->nodes[id] =
-        (struct node){.name = name, .len = (uint8_t)len, .index = parse_index(name, len)};
+    plan->nodes[id] =
+        (struct skim_node){.name = name, .len = (uint8_t)len, .index = parse_index(name, len)};
     return id;
 }
 
-static void add_path(struct machine *m, const char *path, size_t at)
+static void add_path(struct skim_plan *plan, const char *path, size_t at)
 {
     uint32_t bit = (uint32_t)1 << at;
     uint8_t node = NODE_ROOT;
     for (;;) {
         const char *dot = strchr(path, '.');
         size_t len = dot ? (size_t)(dot - path) : strlen(path);
-        node = node_child(m, node, path, len);
-        m->nodes[node].below |= bit;
+        node = node_child(plan, node, path, len);
+        plan->nodes[node].below |= bit;
         if (!dot)
             break;
         path = dot + 1;
     }
-    m->nodes[node].paths |= bit;
+    plan->nodes[node].paths |= bit;
 }
 
-void skim_reset(struct skim *skim)
+static void make_plan(struct skim_plan *plan, const struct skim_spec *spec)
 {
+    plan->nodes[NODE_NONE] = plan->nodes[NODE_ROOT] = (struct skim_node){.index = INDEX_NONE};
+    plan->node_count = NODE_ROOT + 1;
+    for (size_t i = 0; i < spec->path_count; i++)
+        add_path(plan, spec->paths[i], i);
+}
+
+// ---- the plans of constant specs: made once, never freed, read without a lock ----
+
+struct known {
+    const char *const *paths;
+    size_t path_count;
+    struct skim_plan plan;
+};
+static struct known known_plans[SKIM_MAX_PLANS];
+static size_t known_count;
+static struct known *_Atomic known_table[TABLE_SIZE];
+static pthread_mutex_t known_lock = PTHREAD_MUTEX_INITIALIZER;
+
+// The entry of a spec, or the free place where it belongs (*place).
+static const struct known *find_known(const struct skim_spec *spec, size_t *place)
+{
+    size_t at = ((uintptr_t)spec->paths >> 3) * 0x9e3779b1u + spec->path_count;
+    for (;; at++) {
+        at %= TABLE_SIZE;
+        const struct known *known = atomic_load_explicit(&known_table[at], memory_order_acquire);
+        if (!known) {
+            *place = at;
+            return NULL;
+        }
+        if (known->paths == spec->paths && known->path_count == spec->path_count)
+            return known;
+    }
+}
+
+static const struct skim_plan *plan_of(const struct skim_spec *spec)
+{
+    size_t place;
+    const struct known *known = find_known(spec, &place);
+    if (known)
+        return &known->plan;
+    pthread_mutex_lock(&known_lock);
+    known = find_known(spec, &place); // another thread may have been first
+    if (!known) {
+        gw_require(known_count < SKIM_MAX_PLANS);
+        struct known *made = &known_plans[known_count++];
+        made->paths = spec->paths;
+        made->path_count = spec->path_count;
+        make_plan(&made->plan, spec);
+        atomic_store_explicit(&known_table[place], made, memory_order_release);
+        known = made;
+    }
+    pthread_mutex_unlock(&known_lock);
+    return &known->plan;
+}
+
+void skim_init(struct skim *skim, const struct skim_spec *spec)
+{
+    gw_require(spec->path_count <= SKIM_MAX_PATHS);
     struct machine *m = machine_of(skim);
-    memset(skim->spans, 0, sizeof(skim->spans[0]) * skim->spec.path_count);
+    if (spec->plan)
+        make_plan(spec->plan, spec);
+    m->nodes = spec->plan ? spec->plan->nodes : plan_of(spec)->nodes;
+    m->is_lenient = spec->is_lenient;
+    m->max_depth = spec->max_depth && spec->max_depth < SKIM_MAX_DEPTH ? (uint8_t)spec->max_depth
+                                                                       : SKIM_MAX_DEPTH;
+    m->max_members = spec->max_members ? spec->max_members : 100000;
+    skim->path_count = spec->path_count;
+    memset(skim->spans, 0, sizeof(skim->spans[0]) * spec->path_count);
     skim->root_type = SKIM_ABSENT;
     skim->root_start = skim->root_end = skim->offset = skim->err_offset = 0;
     skim->err = 0;
@@ -60,21 +130,4 @@ void skim_reset(struct skim *skim)
     m->value_paths = 0;
     m->high = 0;
     m->wants_name = false;
-}
-
-void skim_init(struct skim *skim, const struct skim_spec *spec)
-{
-    gw_require(spec->path_count <= SKIM_MAX_PATHS);
-    struct machine *m = machine_of(skim);
-    skim->spec = *spec;
-    memset(m, 0, offsetof(struct machine, name));
-    m->is_lenient = spec->is_lenient;
-    m->max_depth = spec->max_depth && spec->max_depth < SKIM_MAX_DEPTH ? (uint8_t)spec->max_depth
-                                                                       : SKIM_MAX_DEPTH;
-    m->max_members = spec->max_members ? spec->max_members : 100000;
-    m->nodes[NODE_NONE] = m->nodes[NODE_ROOT] = (struct node){.index = INDEX_NONE};
-    m->node_count = NODE_ROOT + 1;
-    for (size_t i = 0; i < spec->path_count; i++)
-        add_path(m, spec->paths[i], i);
-    skim_reset(skim);
 }

@@ -273,17 +273,29 @@ int url_join(struct slice base, struct slice path, struct slice query, struct ar
         if (slice_ends(head, "/v1") && (slice_starts(path, "/v1/") || slice_is(path, "/v1")))
             head.len -= 3;
     }
-    char port[8] = "";
-    if (url.has_port)
-        snprintf(port, sizeof port, ":%u", url.port);
+    char digits[8];
+    size_t from = sizeof digits;
+    if (url.has_port) {
+        for (unsigned rest = url.port; rest || from == sizeof digits; rest /= 10)
+            digits[--from] = (char)('0' + rest % 10);
+        digits[--from] = ':';
+    }
     bool is_v6 = memchr(url.host.ptr, ':', url.host.len) != NULL;
     bool has_base_query = url.query.len > 0, has_query = query.len > 0;
-    *out = arena_printf(
-        arena, "%s%s%.*s%s%s%.*s%.*s%s%.*s%s%.*s", url.is_tls ? "https://" : "http://",
-        is_v6 ? "[" : "", SLICE_FMT(url.host), is_v6 ? "]" : "", port, SLICE_FMT(head),
-        (int)path.len, path.len ? path.ptr : "", has_base_query || has_query ? "?" : "",
-        (int)url.query.len, has_base_query ? url.query.ptr : "",
-        has_base_query && has_query ? "&" : "", (int)query.len, has_query ? query.ptr : "");
+    const struct slice parts[] = {
+        url.is_tls ? SLICE_LIT("https://") : SLICE_LIT("http://"),
+        slice_of("[", is_v6),
+        url.host,
+        slice_of("]", is_v6),
+        slice_of(digits + from, sizeof digits - from),
+        head,
+        path,
+        slice_of("?", has_base_query || has_query),
+        url.query,
+        slice_of("&", has_base_query && has_query),
+        query,
+    };
+    *out = arena_join(arena, parts, sizeof parts / sizeof *parts);
     return out->ptr ? 0 : GW_ENOMEM;
 }
 

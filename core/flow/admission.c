@@ -25,11 +25,6 @@ const char *const ADMISSION_PATHS[SPAN_COUNT] = {
 
 static const struct skim_spec BODY_SPEC = {.paths = ADMISSION_PATHS, .path_count = SPAN_COUNT};
 
-void admission_prepare(struct flow *flow)
-{
-    skim_init(&flow->body_skim, &BODY_SPEC);
-}
-
 bool admission_is_media(struct slice type)
 {
     static const char *const PREFIXES[] = {"multipart/", "audio/", "image/", "video/",
@@ -65,7 +60,7 @@ void admission_start(struct exchange *ex)
                     admission_is_media(http1_header(request, "content-type"));
     ex->is_json = request->has_body && !ex->is_upload;
     if (ex->is_json && ex->route->kind == ROUTE_MODEL)
-        ex->skim = ex->flow->body_skim;
+        skim_init(&ex->skim, &BODY_SPEC);
     // Nobody's megabytes are read before we know who sends them.
     http1_pause_body(ex->stream);
     exchange_run_hook(ex, SCRIPT_IDENTIFY);

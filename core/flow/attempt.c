@@ -151,7 +151,6 @@ void attempt_next(struct exchange *ex)
     }
     ex->quirk = script_quirk(ctx, ctx->upstream.provider);
     dialect_reader_init(&ex->reader, ctx->dialect, ctx->op);
-    ex->reader.scanner = &ex->flow->scanner;
     if (ex->quirk->has_usage_rule)
         usage_meter_init(&ex->reader.meter, ex->quirk->usage_rule);
     ex->has_reader = true;

@@ -159,6 +159,13 @@ struct exchange {
     uint64_t first_event_ms;       // boot ms of the first semantic event, 0: none
 };
 
+#define HEADER_LIST_MAX 64
+struct header_list {
+    struct http1_header items[HEADER_LIST_MAX];
+    size_t count;
+    bool is_full;
+};
+
 struct flow {
     struct flow_options options;
     struct script *script;
@@ -171,8 +178,7 @@ struct flow {
     struct list calls_active;
     size_t awaited; // control calls that a lane or a reload will answer
     struct buf scratch;
-    struct skim body_skim;          // prepared for ADMISSION_PATHS; each exchange copies it
-    struct dialect_scanner scanner; // shared by all readers of this worker
+    struct header_list outgoing_headers; // of the request that is being built
 };
 
 // client.c: the caller's address behind trusted proxies (arena or request memory)
@@ -201,7 +207,6 @@ void exchange_fail_with(struct exchange *ex); // ctx.error is set
 extern const struct script_host FLOW_SCRIPT_HOST;
 
 // admission.c
-void admission_prepare(struct flow *flow);                       // once per flow
 void admission_start(struct exchange *ex);                       // head complete
 void admission_on_body(struct exchange *ex, struct slice bytes); // body bytes
 void admission_on_complete(struct exchange *ex);

@@ -30,7 +30,6 @@ int flow_new(const struct flow_options *options, struct flow **out)
     list_init(&flow->active);
     list_init(&flow->calls_active);
     buf_init(&flow->scratch, 0);
-    admission_prepare(flow);
     loop_task_init(&flow->turn_end, on_turn_end);
     flow->exchanges = slab_new(sizeof(struct exchange), MAX_EXCHANGES);
     flow->calls = slab_new(call_size(), MAX_EXCHANGES);

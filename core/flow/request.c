@@ -4,16 +4,15 @@
 #include "state/catalogue.h"
 
 // Client headers that go upstream; credentials and hop-by-hop fields never do.
-static const char *const FORWARDED[] = {
-    "accept",          "content-type",
-    "user-agent",      "anthropic-version",
-    "anthropic-beta",  "openai-beta",
-    "idempotency-key", "x-client-request-id",
-    "traceparent",     "tracestate",
-    "session-id",      "x-session-affinity",
-    "conversation-id", "anthropic-dangerous-direct-browser-access",
+static const struct slice FORWARDED[] = {
+    SLICE_CONST("accept"),          SLICE_CONST("content-type"),
+    SLICE_CONST("user-agent"),      SLICE_CONST("anthropic-version"),
+    SLICE_CONST("anthropic-beta"),  SLICE_CONST("openai-beta"),
+    SLICE_CONST("idempotency-key"), SLICE_CONST("x-client-request-id"),
+    SLICE_CONST("traceparent"),     SLICE_CONST("tracestate"),
+    SLICE_CONST("session-id"),      SLICE_CONST("x-session-affinity"),
+    SLICE_CONST("conversation-id"), SLICE_CONST("anthropic-dangerous-direct-browser-access"),
 };
-#define MAX_HEADERS 64
 
 // Never sent on, whatever a quirk's forward list says.
 static bool is_reserved(struct slice name)
@@ -40,22 +39,24 @@ static bool is_reserved(struct slice name)
     return false;
 }
 
-struct header_list {
-    struct http1_header items[MAX_HEADERS];
-    size_t count;
-    bool is_full;
-};
-
-static void header_set(struct header_list *list, struct slice name, struct slice value)
+static struct http1_header *header_find(struct header_list *list, struct slice name)
 {
     for (size_t i = 0; i < list->count; i++) {
         if (list->items[i].name.len == name.len &&
-            strncasecmp(list->items[i].name.ptr, name.ptr, name.len) == 0) {
-            list->items[i].value = value;
-            return;
-        }
+            strncasecmp(list->items[i].name.ptr, name.ptr, name.len) == 0)
+            return &list->items[i];
     }
-    if (list->count == MAX_HEADERS) {
+    return NULL;
+}
+
+static void header_set(struct header_list *list, struct slice name, struct slice value)
+{
+    struct http1_header *same = header_find(list, name);
+    if (same) {
+        same->value = value;
+        return;
+    }
+    if (list->count == HEADER_LIST_MAX) {
         list->is_full = true;
         return;
     }
@@ -64,48 +65,41 @@ static void header_set(struct header_list *list, struct slice name, struct slice
 
 static void header_drop(struct header_list *list, struct slice name)
 {
-    for (size_t i = 0; i < list->count; i++) {
-        if (list->items[i].name.len == name.len &&
-            strncasecmp(list->items[i].name.ptr, name.ptr, name.len) == 0) {
-            list->items[i] = list->items[--list->count];
-            return;
-        }
-    }
+    struct http1_header *found = header_find(list, name);
+    if (found)
+        *found = list->items[--list->count];
 }
 
-static bool header_has(const struct header_list *list, struct slice name)
+static bool is_forwarded(const struct quirk *quirk, struct slice name)
 {
-    for (size_t i = 0; i < list->count; i++) {
-        if (list->items[i].name.len == name.len &&
-            strncasecmp(list->items[i].name.ptr, name.ptr, name.len) == 0)
+    for (size_t i = 0; i < sizeof FORWARDED / sizeof *FORWARDED; i++) {
+        if (slice_eq(name, FORWARDED[i]))
             return true;
+    }
+    for (size_t i = 0; i < quirk->forward_count; i++) {
+        if (slice_eq(name, quirk->forward[i]))
+            return !is_reserved(name);
     }
     return false;
 }
 
-// Several fields of one name (anthropic-beta) become one list.
-static struct slice joined_value(const struct http1_request *request, struct slice name,
-                                 struct arena *arena)
+// The client's headers that go on, in its order. Several fields of one name (anthropic-beta) become
+// one list.
+static void forward(struct exchange *ex, struct header_list *list)
 {
-    struct slice value = SLICE_NONE;
+    const struct http1_request *request = ex->ctx.request;
     for (size_t i = 0; i < request->header_count; i++) {
         const struct http1_header *header = &request->headers[i];
-        if (!slice_eq(header->name, name))
+        if (!is_forwarded(ex->quirk, header->name))
             continue;
-        value = value.ptr
-                    ? arena_printf(arena, "%.*s,%.*s", SLICE_FMT(value), SLICE_FMT(header->value))
-                    : header->value;
+        struct http1_header *same = header_find(list, header->name);
+        if (!same) {
+            header_set(list, header->name, header->value);
+            continue;
+        }
+        const struct slice parts[] = {same->value, SLICE_LIT(","), header->value};
+        same->value = arena_join(ex->ctx.arena, parts, 3);
     }
-    return value;
-}
-
-static void forward(struct exchange *ex, struct header_list *list, struct slice name)
-{
-    if (is_reserved(name))
-        return;
-    struct slice value = joined_value(ex->ctx.request, name, ex->ctx.arena);
-    if (value.ptr)
-        header_set(list, name, value);
 }
 
 static int build_headers(struct exchange *ex, const struct upstream *upstream,
@@ -113,12 +107,9 @@ static int build_headers(struct exchange *ex, const struct upstream *upstream,
 {
     const struct quirk *quirk = ex->quirk;
     struct arena *arena = ex->ctx.arena;
-    for (size_t i = 0; i < sizeof FORWARDED / sizeof *FORWARDED; i++)
-        forward(ex, list, slice_str(FORWARDED[i]));
-    for (size_t i = 0; i < quirk->forward_count; i++)
-        forward(ex, list, quirk->forward[i]);
+    forward(ex, list);
     for (size_t i = 0; i < quirk->default_header_count; i++) {
-        if (!header_has(list, quirk->default_headers[i].name))
+        if (!header_find(list, quirk->default_headers[i].name))
             header_set(list, quirk->default_headers[i].name, quirk->default_headers[i].value);
     }
     if (ex->is_json &&
@@ -139,8 +130,8 @@ static int build_headers(struct exchange *ex, const struct upstream *upstream,
     }
     if (upstream->api_key) {
         struct slice key = secret_reveal(upstream->api_key);
-        struct slice value =
-            arena_printf(arena, "%.*s%.*s", SLICE_FMT(quirk->auth_prefix), SLICE_FMT(key));
+        const struct slice parts[] = {quirk->auth_prefix, key};
+        struct slice value = arena_join(arena, parts, 2);
         if (!value.ptr)
             return GW_ENOMEM;
         ex->auth_value = value;
@@ -261,9 +252,10 @@ static int apply_edits(struct exchange *ex, struct patch *patch)
     if (err < 0)
         return err;
     struct skim *skim = arena_alloc(arena, sizeof *skim);
-    if (!skim)
+    struct skim_plan *plan = arena_alloc(arena, sizeof *plan);
+    if (!skim || !plan)
         return GW_ENOMEM;
-    struct skim_spec spec = {.paths = paths.names, .path_count = paths.count};
+    struct skim_spec spec = {.paths = paths.names, .path_count = paths.count, .plan = plan};
     err = skim_whole(skim, &spec, ex->ctx.body);
     for (size_t i = 0; i < quirk->drop_field_count && !err; i++)
         err = apply_edit(ex, patch, skim, &paths, CTX_EDIT_DROP, quirk->drop_fields[i], SLICE_NONE);
@@ -431,11 +423,11 @@ int request_build(struct exchange *ex, const struct upstream *upstream,
                   struct fetch_request *request)
 {
     const struct conf *conf = ex->flow->options.conf;
-    struct arena *arena = ex->ctx.arena;
     memset(request, 0, sizeof *request);
-    struct header_list *list = arena_zalloc(arena, sizeof *list);
-    if (!list)
-        return GW_ENOMEM;
+    // fetch_start copies them, so that one list serves all exchanges of the worker.
+    struct header_list *list = &ex->flow->outgoing_headers;
+    list->count = 0;
+    list->is_full = false;
     request->body_length = -1;
     int err = build_headers(ex, upstream, list);
     if (!err)

@@ -51,8 +51,10 @@ static int ctx_field(lua_State *L)
         return 0;
     lua_env_charge(L, ctx->body.len / 16);
     const char *paths[] = {path.ptr};
+    struct skim_plan plan;
     struct skim skim;
-    if (skim_whole(&skim, &(struct skim_spec){.paths = paths, .path_count = 1}, ctx->body) != 0)
+    struct skim_spec spec = {.paths = paths, .path_count = 1, .plan = &plan};
+    if (skim_whole(&skim, &spec, ctx->body) != 0)
         return 0;
     const struct skim_span *span = &skim.spans[0];
     const char *why;

@@ -63,11 +63,9 @@ static int on_event(void *user, const struct sse_event *event)
 static void read_stream(struct run *run, enum dialect_id id, enum dialect_op op, struct slice bytes,
                         size_t piece)
 {
-    static struct dialect_scanner scanner; // used by the runs in pieces only
     struct sse sse;
     memset(run, 0, sizeof(*run));
     dialect_reader_init(&run->reader, id, op);
-    run->reader.scanner = piece <= bytes.len ? &scanner : NULL;
     sse_init(&sse, 0);
     while (bytes.len > 0) {
         size_t len = piece < bytes.len ? piece : bytes.len;

@@ -275,10 +275,11 @@ static inline bool skim_check_same(const struct skim *a, const struct skim *b)
 
 // Feeds the text in pieces of `step` bytes, the first one of `first` bytes (0: of step). Each piece
 // is copied, so that a sanitizer sees reads beyond it.
-static inline const char *skim_check_split(struct skim *part, const struct skim *whole,
+static inline const char *skim_check_split(const struct skim_spec *spec, const struct skim *whole,
                                            const char *text, size_t len, size_t first, size_t step)
 {
-    skim_reset(part);
+    struct skim part;
+    skim_init(&part, spec);
     size_t at = 0;
     int err = 0;
     while (at < len) {
@@ -287,15 +288,15 @@ static inline const char *skim_check_split(struct skim *part, const struct skim 
             piece = len - at;
         char *copy = malloc(piece);
         memcpy(copy, text + at, piece);
-        err = skim_feed(part, slice_of(copy, piece));
+        err = skim_feed(&part, slice_of(copy, piece));
         free(copy);
         at += piece;
         if (err)
             break;
     }
     if (!err)
-        err = skim_finish(part);
-    return err == whole->err && skim_check_same(part, whole) ? NULL : "a split changes the result";
+        err = skim_finish(&part);
+    return err == whole->err && skim_check_same(&part, whole) ? NULL : "a split changes the result";
 }
 
 static inline bool skim_check_is_deep(const char *text, size_t len)
@@ -315,9 +316,8 @@ static inline const char *skim_check(const char *text, size_t len, bool is_lenie
         {.paths = SKIM_CHECK_PATHS, .path_count = SKIM_CHECK_COUNT},
         {.paths = SKIM_CHECK_PATHS, .path_count = SKIM_CHECK_COUNT, .is_lenient = true},
     };
-    struct skim whole, part;
+    struct skim whole;
     int err = skim_whole(&whole, &SPEC[is_lenient], slice_of(text, len));
-    skim_init(&part, &SPEC[is_lenient]);
 
     char *repaired = malloc(len + 1);
     memcpy(repaired, text, len);
@@ -337,10 +337,11 @@ static inline const char *skim_check(const char *text, size_t len, bool is_lenie
     free(repaired);
 
     if (!wrong && len)
-        wrong = skim_check_split(&part, &whole, text, len, 0, 1);
+        wrong = skim_check_split(&SPEC[is_lenient], &whole, text, len, 0, 1);
     if (!wrong && len)
-        wrong = skim_check_split(&part, &whole, text, len, seed % len, 1 + seed / 7 % 40);
+        wrong =
+            skim_check_split(&SPEC[is_lenient], &whole, text, len, seed % len, 1 + seed / 7 % 40);
     for (size_t i = 1; all_splits && !wrong && i < len; i++)
-        wrong = skim_check_split(&part, &whole, text, len, i, len);
+        wrong = skim_check_split(&SPEC[is_lenient], &whole, text, len, i, len);
     return wrong;
 }

@@ -259,8 +259,6 @@ static bool same_parser(const struct sse *a, const struct sse *b)
 
 // ---- splits ----
 
-static struct dialect_scanner scanner; // the whole run goes without
-
 struct border {
     size_t at; // offset in the stream
     struct sse sse;
@@ -307,7 +305,6 @@ static void splitter_init(struct splitter *splitter, const struct recording *rec
     splitter->borders = malloc((splitter->whole.count + 2) * sizeof(*splitter->borders));
     struct run run;
     run_init(&run, recording);
-    run.reader.scanner = &scanner;
     run.whole = &splitter->whole;
     keep_border(splitter, &run, 0);
     size_t at = 0;
