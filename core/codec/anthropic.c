@@ -74,6 +74,7 @@ static void inspect_typed(struct dialect_reader *reader, struct slice type, stru
         set_text(reader, data, &spans[PATH_TEXT], EVENT_BLOCK_TEXT, info);
         set_text(reader, data, &spans[PATH_THINKING], EVENT_BLOCK_THINKING, info);
         set_text(reader, data, &spans[PATH_PARTIAL_JSON], EVENT_BLOCK_TOOL, info);
+        info->is_plain = true;
     } else if (slice_is(type, "content_block_start")) {
         info->class = DIALECT_EVENT_CONTENT;
         set_text(reader, data, &spans[PATH_BLOCK_TEXT], EVENT_BLOCK_TEXT, info);

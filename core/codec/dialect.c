@@ -53,6 +53,72 @@ bool dialect_scan(struct skim *skim, const struct skim_spec *spec, struct slice 
     return skim_whole(skim, spec, data) == 0 && skim->root_type == SKIM_OBJECT;
 }
 
+void dialect_note_pad(const struct skim_span *span, struct dialect_info *info)
+{
+    if (span->type != SKIM_STRING)
+        return;
+    info->pad_start = (size_t)span->start;
+    info->pad_end = (size_t)span->end;
+}
+
+static void learn(struct dialect_reader *reader, const struct sse_event *event,
+                  const struct dialect_info *info, uint64_t text_bytes)
+{
+    struct shape_hole holes[SHAPE_HOLES];
+    size_t count = 0;
+    if (info->number_end > info->number_start)
+        holes[count++] = (struct shape_hole){SHAPE_NUMBER, info->number_start, info->number_end};
+    holes[count++] = (struct shape_hole){SHAPE_TEXT, info->text_start + 1, info->text_end - 1};
+    if (info->pad_end > info->pad_start)
+        holes[count++] = (struct shape_hole){SHAPE_PAD, info->pad_start + 1, info->pad_end - 1};
+    for (size_t i = 1; i < count; i++) { // by place: at most three
+        struct shape_hole hole = holes[i];
+        size_t at = i;
+        for (; at > 0 && holes[at - 1].start > hole.start; at--)
+            holes[at] = holes[at - 1];
+        holes[at] = hole;
+    }
+    struct skim_span span = {.type = SKIM_STRING,
+                             .has_escapes = info->text_has_escapes,
+                             .start = info->text_start,
+                             .end = info->text_end};
+    reader->plain = *info;
+    reader->plain_rest = text_bytes - dialect_text_bytes(event->data, &span);
+    shape_learn(&reader->shape, event->name, event->data, holes, count);
+}
+
+void dialect_inspect(struct dialect_reader *reader, const struct sse_event *event,
+                     struct dialect_info *info)
+{
+    struct shape_match match;
+    if (!event->has_data || reader->has_end ||
+        !shape_fits(&reader->shape, event->name, event->data, &match)) {
+        uint64_t before = reader->text_bytes;
+        reader->dialect->inspect(reader, event, info);
+        if (info->is_plain && info->has_text)
+            learn(reader, event, info, reader->text_bytes - before);
+        return;
+    }
+    *info = reader->plain;
+    for (size_t i = 0; i < reader->shape.hole_count; i++) {
+        const struct shape_hole *hole = &match.holes[i];
+        if (hole->kind == SHAPE_TEXT) {
+            info->text_start = hole->start - 1;
+            info->text_end = hole->end + 1;
+        } else if (hole->kind == SHAPE_PAD) {
+            info->pad_start = hole->start - 1;
+            info->pad_end = hole->end + 1;
+        } else {
+            info->number_start = hole->start;
+            info->number_end = hole->end;
+            reader->sequence = match.number;
+        }
+    }
+    info->text_has_escapes = match.has_escapes;
+    reader->text_bytes += reader->plain_rest + match.text_bytes;
+    reader->has_content = true;
+}
+
 // ---- strings ----
 
 static int hex4(const char *at, const char *end)

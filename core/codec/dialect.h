@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "codec/event.h"
+#include "codec/shape.h"
 #include "codec/skim.h"
 #include "codec/sse.h"
 #include "codec/usage.h"
@@ -62,6 +63,12 @@ struct dialect_info {
     bool text_has_escapes;
     size_t text_start, text_end; // the JSON string's span in event->data, quotes included
     uint32_t index;              // block or choice index
+    // Set by inspect when the reader took nothing from this event but the text, the index and maybe
+    // the sequence number: others of the same shape need no scan. The spans are of the JSON values;
+    // start == end: absent.
+    bool is_plain;
+    size_t number_start, number_end; // the sequence number
+    size_t pad_start, pad_end;       // a string that means nothing (obfuscation)
     struct dialect_error
         error; // class ERROR: status (best guess), type, code, message in `scratch`
 };
@@ -80,6 +87,10 @@ struct dialect_reader {
     char response_id[80]; // Responses: for response.failed
     int64_t created_at;   // Responses: likewise; 0 when unknown
     char error_message[513], error_type[64], error_code[64], error_param[64];
+    // Of the last plain event, with what it told and the text bytes outside of its hole.
+    struct dialect_info plain;
+    uint64_t plain_rest;
+    struct event_shape shape;
 };
 
 struct dialect_writer;
@@ -90,7 +101,8 @@ struct dialect {
     enum usage_rule usage_rule;
 
     // Classifies one event and takes its usage, model and finish reason into the reader. Bad JSON
-    // in an event is NOISE (the relay passes what it does not understand).
+    // in an event is NOISE (the relay passes what it does not understand). Call dialect_inspect,
+    // which is the same and quicker.
     void (*inspect)(struct dialect_reader *reader, const struct sse_event *event,
                     struct dialect_info *info);
     // Reads a whole JSON answer: usage, model, finish; is_error when it is an error object although
@@ -140,6 +152,9 @@ struct dialect_writer {
 };
 
 const struct dialect *dialect_get(enum dialect_id id); // NULL for NONE
+// The dialect's inspect, but events that are alike except for their text are scanned only once.
+void dialect_inspect(struct dialect_reader *reader, const struct sse_event *event,
+                     struct dialect_info *info);
 const struct dialect *dialect_by_name(struct slice name);
 void dialect_reader_init(struct dialect_reader *reader, enum dialect_id id, enum dialect_op op);
 void dialect_writer_init(struct dialect_writer *writer, enum dialect_id id, enum dialect_op op,
@@ -178,6 +193,8 @@ size_t dialect_cut(const char *text, size_t len);
 size_t dialect_decode(struct slice inside, char *out, size_t size);
 // Scans an event's data; false when it is no JSON object.
 bool dialect_scan(struct skim *skim, const struct skim_spec *spec, struct slice data);
+// Tells of a string that means nothing where it stands in the event.
+void dialect_note_pad(const struct skim_span *span, struct dialect_info *info);
 // Length of a string span when decoded; 0 for other types.
 uint64_t dialect_text_bytes(struct slice text, const struct skim_span *span);
 // Copies a non-empty string span, cut to size; leaves out alone otherwise. True when copied.

@@ -41,10 +41,12 @@ enum top_path {
     TOP_CHOICES,
     TOP_OBJECT,
     TOP_ARRAY_ERROR,
+    TOP_OBFUSCATION,
     TOP_PATH_COUNT,
 };
 #define TOP_PATHS                                                                                  \
-    "model", "usage", "x_groq.usage", "x_groq.error", "error", "choices", "object", "0.error"
+    "model", "usage", "x_groq.usage", "x_groq.error", "error", "choices", "object", "0.error",     \
+        "obfuscation"
 
 static const char *const CHUNK_PATHS[] = {CHOICE_PATHS("choices.0.", "delta"), TOP_PATHS};
 static const char *const BODY_PATHS[] = {CHOICE_PATHS("choices.0.", "message"), TOP_PATHS};
@@ -281,6 +283,10 @@ static void openai_inspect(struct dialect_reader *reader, const struct sse_event
     } else if (is_semantic) {
         info->class = DIALECT_EVENT_CONTENT;
         reader->has_content = true;
+        info->is_plain = choices->child_count == 1 && spans[TOP_USAGE].type != SKIM_OBJECT &&
+                         spans[TOP_GROQ_USAGE].type != SKIM_OBJECT &&
+                         !is_filled_string(&spans[CHOICE_FINISH]);
+        dialect_note_pad(&spans[TOP_OBFUSCATION], info);
     } else if (choices->type == SKIM_ARRAY && choices->child_count == 0 &&
                spans[TOP_USAGE].type == SKIM_OBJECT) {
         info->class = DIALECT_EVENT_USAGE;

@@ -15,6 +15,7 @@ enum event_path {
     PATH_RESPONSE_STATUS,
     PATH_RESPONSE_USAGE,
     PATH_RESPONSE_REASON,
+    PATH_OBFUSCATION,
     PATH_COUNT,
 };
 static const char *const EVENT_PATHS[] = {
@@ -29,6 +30,7 @@ static const char *const EVENT_PATHS[] = {
     [PATH_RESPONSE_STATUS] = "response.status",
     [PATH_RESPONSE_USAGE] = "response.usage",
     [PATH_RESPONSE_REASON] = "response.incomplete_details.reason",
+    [PATH_OBFUSCATION] = "obfuscation",
 };
 
 // What the response object inside an event tells.
@@ -102,7 +104,8 @@ static void responses_inspect(struct dialect_reader *reader, const struct sse_ev
     else if (spans[PATH_ERROR].type == SKIM_OBJECT || spans[PATH_ERROR].type == SKIM_STRING)
         type = SLICE_LIT("error"); // a chat-shaped error in this stream
     uint64_t number;
-    if (skim_u64(data, &spans[PATH_SEQUENCE], &number) == 0)
+    bool has_sequence = skim_u64(data, &spans[PATH_SEQUENCE], &number) == 0;
+    if (has_sequence)
         reader->sequence = number;
     if (skim_u64(data, &spans[PATH_OUTPUT_INDEX], &number) == 0 && number <= UINT32_MAX)
         info->index = (uint32_t)number;
@@ -137,6 +140,12 @@ static void responses_inspect(struct dialect_reader *reader, const struct sse_ev
         reader->has_content = true;
         if (slice_ends(type, ".delta"))
             read_delta(reader, type, data, &spans[PATH_DELTA], info);
+        info->is_plain = true;
+        if (has_sequence) {
+            info->number_start = (size_t)spans[PATH_SEQUENCE].start;
+            info->number_end = (size_t)spans[PATH_SEQUENCE].end;
+        }
+        dialect_note_pad(&spans[PATH_OBFUSCATION], info);
     }
 }
 

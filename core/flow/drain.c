@@ -35,7 +35,7 @@ static int on_event(void *user, const struct sse_event *event)
     struct exchange *ex = user;
     struct dialect_info info;
     memset(&info, 0, sizeof info);
-    ex->reader.dialect->inspect(&ex->reader, event, &info);
+    dialect_inspect(&ex->reader, event, &info);
     if (info.class != DIALECT_EVENT_NOISE && info.class != DIALECT_EVENT_PREAMBLE &&
         info.class != DIALECT_EVENT_ERROR)
         ex->relay.is_committed = true;

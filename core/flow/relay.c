@@ -183,7 +183,7 @@ static int on_event(void *user, const struct sse_event *event)
     struct relay *relay = &ex->relay;
     struct dialect_info info;
     memset(&info, 0, sizeof info);
-    ex->reader.dialect->inspect(&ex->reader, event, &info);
+    dialect_inspect(&ex->reader, event, &info);
     relay->border = event->end;
     if (info.class == DIALECT_EVENT_ERROR) {
         if (!relay->is_committed) {

@@ -173,7 +173,10 @@ static int on_event(void *user, const struct sse_event *event)
 {
     struct run *run = user;
     struct dialect_info info;
-    run->reader.dialect->inspect(&run->reader, event, &info);
+    if (run->whole != NULL) // by shapes, against the scan of every event
+        dialect_inspect(&run->reader, event, &info);
+    else
+        run->reader.dialect->inspect(&run->reader, event, &info);
     struct seen seen = {.start = event->start,
                         .end = event->end,
                         .digest = digest(digest(14695981039346656037u, event->name), event->data),
