@@ -74,7 +74,7 @@ static struct slice flags_text(struct ctx *ctx)
 {
     struct slice text = SLICE_LIT("");
     for (size_t i = 0; i < ctx->flag_count; i++)
-        text = i ? arena_printf(ctx->arena, "%.*s,%.*s", SLICE_FMT(text), SLICE_FMT(ctx->flags[i]))
+        text = i ? arena_join(ctx->arena, (struct slice[]){text, SLICE_LIT(","), ctx->flags[i]}, 3)
                  : ctx->flags[i];
     return text.ptr ? text : SLICE_LIT("");
 }
@@ -157,37 +157,60 @@ static void write_journal(struct exchange *ex, const struct log_record *record)
                   LOG_STR("reason", gw_err_name(err)));
 }
 
-static void write_attempts(struct json_out *json, const struct log_record *record)
-{
-    json_key(json, "attempts");
-    json_array(json);
-    for (size_t i = 0; i < record->attempt_count; i++) {
-        json_object(json);
-        json_key(json, "upstream_id");
-        json_i64(json, record->attempts[i].upstream_id);
-        json_key(json, "status");
-        json_i64(json, record->attempts[i].status);
-        json_key(json, "ms");
-        json_i64(json, record->attempts[i].duration_ms);
-        json_key(json, "reason");
-        json_text(json, record->attempts[i].reason);
-        json_object_end(json);
-    }
-    json_array_end(json);
-}
+// The access line is written often: its fields' names are ready text, with the comma before them.
+#define NAME(name) SLICE_LIT(",\"" name "\":")
 
-static void text_field(struct json_out *json, const char *name, struct slice value)
+static int text_field(struct buf *out, struct slice name, struct slice value)
 {
     if (value.len == 0)
-        return;
-    json_key(json, name);
-    json_text(json, value);
+        return GW_OK;
+    int err = buf_append(out, name);
+    return err ? err : json_quote(out, value);
 }
 
-static void number_field(struct json_out *json, const char *name, uint64_t value)
+static int number_field(struct buf *out, struct slice name, int64_t value)
 {
-    json_key(json, name);
-    json_u64(json, value);
+    int err = buf_append(out, name);
+    return err ? err : buf_append_i64(out, value);
+}
+
+static int write_attempts(struct buf *out, const struct log_record *record)
+{
+    int err = buf_append(out, NAME("attempts"));
+    for (size_t i = 0; i < record->attempt_count && !err; i++) {
+        const struct log_attempt *attempt = &record->attempts[i];
+        err = buf_append_str(out, i ? ",{\"upstream_id\":" : "[{\"upstream_id\":");
+        if (!err)
+            err = buf_append_i64(out, attempt->upstream_id);
+        if (!err)
+            err = number_field(out, NAME("status"), attempt->status);
+        if (!err)
+            err = number_field(out, NAME("ms"), attempt->duration_ms);
+        if (!err)
+            err = buf_append(out, NAME("reason"));
+        if (!err)
+            err = json_quote(out, attempt->reason);
+        if (!err)
+            err = buf_append_char(out, '}');
+    }
+    return err ? err : buf_append_str(out, record->attempt_count ? "]" : "[]");
+}
+
+static int write_tokens(struct buf *out, const struct usage *usage)
+{
+    int err = buf_append_str(out, ",\"tokens\":{\"input\":");
+    if (!err)
+        err = buf_append_u64(out, usage->input);
+    if (!err)
+        err = number_field(out, NAME("cache_read"), (int64_t)usage->cache_read);
+    if (!err)
+        err = number_field(out, NAME("cache_write"),
+                           (int64_t)(usage->cache_write_5m + usage->cache_write_1h));
+    if (!err)
+        err = number_field(out, NAME("output"), (int64_t)usage->output);
+    if (!err)
+        err = number_field(out, NAME("reasoning"), (int64_t)usage->reasoning);
+    return err ? err : buf_append_char(out, '}');
 }
 
 // One line per exchange (OPERATIONS.md); prompts and credentials are never in it.
@@ -196,52 +219,59 @@ static void write_access_log(struct exchange *ex, const struct log_record *recor
     if (!ex->flow->options.conf->access_log)
         return;
     struct buf *out = &ex->flow->scratch;
-    struct json_out json;
     char time[32];
     buf_clear(out);
     clock_format_iso(clock_wall_ms(), time, sizeof time);
-    json_begin(&json, out);
-    json_object(&json);
-    text_field(&json, "ts", slice_str(time));
-    text_field(&json, "level", SLICE_LIT("info"));
-    text_field(&json, "event", SLICE_LIT("access"));
-    text_field(&json, "request_id", record->request_id);
-    text_field(&json, "exchange", slice_of(ex->ctx.id_text, 36));
-    text_field(&json, "client_ip", record->client_ip);
-    text_field(&json, "method", record->method);
-    text_field(&json, "path", record->path);
-    text_field(&json, "route", slice_str(ex->route->name));
-    number_field(&json, "status", (uint64_t)record->status);
-    text_field(&json, "dialect", record->dialect);
-    number_field(&json, "key_id", (uint64_t)record->key_id);
-    text_field(&json, "key_prefix", record->key_prefix);
-    text_field(&json, "model_requested", record->model);
-    text_field(&json, "model_routed", record->upstream_model);
-    text_field(&json, "upstream", ex->ctx.upstream.name);
-    write_attempts(&json, record);
-    json_key(&json, "stream");
-    json_bool(&json, record->is_stream);
-    number_field(&json, "ttft_ms", record->ttft_ms);
-    number_field(&json, "dur_ms", record->duration_ms);
-    number_field(&json, "bytes_in", record->bytes_in);
-    number_field(&json, "bytes_out", record->bytes_out);
-    json_key(&json, "tokens");
-    json_object(&json);
-    number_field(&json, "input", record->usage.input);
-    number_field(&json, "cache_read", record->usage.cache_read);
-    number_field(&json, "cache_write", record->usage.cache_write_5m + record->usage.cache_write_1h);
-    number_field(&json, "output", record->usage.output);
-    number_field(&json, "reasoning", record->usage.reasoning);
-    json_object_end(&json);
-    json_key(&json, "cost_nano");
-    json_i64(&json, record->cost_nano);
-    text_field(&json, "finish_reason", record->finish);
-    text_field(&json, "error_class", record->error_code);
-    text_field(&json, "flags", record->flags);
-    text_field(&json, "session", record->session);
-    text_field(&json, "ua", record->user_agent);
-    json_object_end(&json);
-    if (json_end(&json) == GW_OK)
+    const struct {
+        struct slice name, value;
+    } texts[] = {
+        {NAME("request_id"), record->request_id},
+        {NAME("exchange"), slice_of(ex->ctx.id_text, 36)},
+        {NAME("client_ip"), record->client_ip},
+        {NAME("method"), record->method},
+        {NAME("path"), record->path},
+        {NAME("route"), slice_str(ex->route->name)},
+        {NAME("dialect"), record->dialect},
+        {NAME("key_prefix"), record->key_prefix},
+        {NAME("model_requested"), record->model},
+        {NAME("model_routed"), record->upstream_model},
+        {NAME("upstream"), ex->ctx.upstream.name},
+        {NAME("finish_reason"), record->finish},
+        {NAME("error_class"), record->error_code},
+        {NAME("flags"), record->flags},
+        {NAME("session"), record->session},
+        {NAME("ua"), record->user_agent},
+    };
+    const struct {
+        struct slice name;
+        int64_t value;
+    } numbers[] = {
+        {NAME("status"), record->status},
+        {NAME("key_id"), record->key_id},
+        {NAME("ttft_ms"), record->ttft_ms},
+        {NAME("dur_ms"), record->duration_ms},
+        {NAME("bytes_in"), (int64_t)record->bytes_in},
+        {NAME("bytes_out"), (int64_t)record->bytes_out},
+        {NAME("cost_nano"), record->cost_nano},
+    };
+    int err = buf_append_str(out, "{\"ts\":\"");
+    if (!err)
+        err = buf_append_str(out, time);
+    if (!err)
+        err = buf_append_str(out, "\",\"level\":\"info\",\"event\":\"access\"");
+    for (size_t i = 0; i < sizeof texts / sizeof *texts && !err; i++)
+        err = text_field(out, texts[i].name, texts[i].value);
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers && !err; i++)
+        err = number_field(out, numbers[i].name, numbers[i].value);
+    if (!err)
+        err = write_attempts(out, record);
+    if (!err)
+        err = buf_append_str(out, record->is_stream ? ",\"stream\":true" : ",\"stream\":false");
+    if (!err)
+        err = write_tokens(out, &record->usage);
+    if (!err)
+        err = buf_append_char(out, '}');
+    if (!err)
         log_line(buf_slice(out));
 }
 

@@ -57,8 +57,21 @@ struct table {
     _Atomic(struct cell *) cells[];
 };
 
+// Label sets that were just used, as they were given: most additions meet one of them again and
+// need neither a key nor its hash.
+#define RECENT 64 // a power of two
+#define RECENT_BYTES 192
+struct recent {
+    struct cell *cell;
+    int metric;
+    uint8_t count;
+    uint8_t lens[LABELS_MAX];
+    char bytes[RECENT_BYTES];
+};
+
 struct stats_shard {
     struct stats *stats;
+    struct recent recent[RECENT];
     _Atomic(struct table *) tables[METRICS_MAX];
     _Atomic(struct cell *) others[METRICS_MAX];
 };
@@ -361,9 +374,70 @@ static struct cell *other_cell(struct stats_shard *shard, int number, struct met
     return cell;
 }
 
+static struct recent *recent_of(struct stats_shard *shard, int number, const struct slice *values,
+                                size_t count)
+{
+    uint64_t hash = (uint64_t)number;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t tail = 0; // only chooses a place: all bytes are compared
+        size_t len = values[i].len, take = len < sizeof tail ? len : sizeof tail;
+        if (take)
+            memcpy(&tail, values[i].ptr + len - take, take);
+        hash = (hash ^ tail ^ len) * UINT64_C(0x9e3779b97f4a7c15);
+    }
+    return &shard->recent[hash >> 58];
+}
+_Static_assert(RECENT == 1 << 6, "the place is made of the hash's upper six bits");
+
+static bool is_recent(const struct recent *recent, int number, const struct slice *values,
+                      size_t count)
+{
+    if (!recent->cell || recent->metric != number || recent->count != count)
+        return false;
+    const char *at = recent->bytes;
+    for (size_t i = 0; i < count; i++) {
+        if (values[i].len != recent->lens[i] || memcmp(at, values[i].ptr, values[i].len) != 0)
+            return false;
+        at += values[i].len;
+    }
+    return true;
+}
+
+static void remember(struct recent *recent, int number, const struct slice *values, size_t count,
+                     struct cell *cell)
+{
+    size_t len = 0;
+    recent->cell = NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (values[i].len == 0 || values[i].len > RECENT_BYTES - len)
+            return;
+        memcpy(recent->bytes + len, values[i].ptr, values[i].len);
+        recent->lens[i] = (uint8_t)values[i].len;
+        len += values[i].len;
+    }
+    recent->metric = number;
+    recent->count = (uint8_t)count;
+    recent->cell = cell;
+}
+
+static struct cell *find_cell(struct stats_shard *shard, int number, const struct slice *values,
+                              size_t count);
+
 // The shard's cell of a label set; NULL: no memory, or not such a metric.
 static struct cell *cell_of(struct stats_shard *shard, int number, const struct slice *values,
                             size_t count)
+{
+    struct recent *recent = recent_of(shard, number, values, count);
+    if (is_recent(recent, number, values, count))
+        return recent->cell;
+    struct cell *cell = find_cell(shard, number, values, count);
+    if (cell)
+        remember(recent, number, values, count, cell);
+    return cell;
+}
+
+static struct cell *find_cell(struct stats_shard *shard, int number, const struct slice *values,
+                              size_t count)
 {
     struct stats *stats = shard->stats;
     if (number < 0 ||
