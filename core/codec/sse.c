@@ -133,6 +133,32 @@ static int deliver(struct sse *sse, const char *from, const char *to, sse_event_
     return err;
 }
 
+// The event that nearly all are, whole in the fed bytes: one data line and its blank line, both
+// ended by LF. Gives its end, or NULL when it is another.
+static const char *plain_event(const char *p, const char *end, struct slice *data)
+{
+    if (end - p < 7 || memcmp(p, "data:", 5) != 0)
+        return NULL;
+    p += 5;
+    const char *eol = memchr(p, '\n', (size_t)(end - p));
+    if (!eol || end - eol < 2 || eol[1] != '\n')
+        return NULL;
+    p += *p == ' ';
+    *data = slice_of(p, (size_t)(eol - p));
+    return eol + 2;
+}
+
+static int deliver_plain(struct sse *sse, uint64_t start, size_t len, struct slice data,
+                         sse_event_cb on_event, void *user)
+{
+    if (len > sse->max_event)
+        return fail(sse, GW_ETOOBIG);
+    struct sse_event event = {.data = data, .has_data = true, .start = start, .end = start + len};
+    sse->last_end = LINE_END_LF;
+    sse->offset = sse->event_start = event.end;
+    return on_event(user, &event);
+}
+
 // Takes the bytes that are, or may yet be, a leading BOM.
 static int take_bom(struct sse *sse, const char **at, const char *end)
 {
@@ -186,6 +212,17 @@ int sse_feed(struct sse *sse, struct slice bytes, sse_event_cb on_event, void *u
             err = deliver(sse, from, p, on_event, user);
             if (err)
                 return err;
+            continue;
+        }
+        struct slice data;
+        const char *past =
+            sse->in_event || sse->in_line || next_cr ? NULL : plain_event(p, end, &data);
+        if (past) {
+            err = deliver_plain(sse, base + (uint64_t)(p - bytes.ptr), (size_t)(past - p), data,
+                                on_event, user);
+            if (err)
+                return err;
+            p = past;
             continue;
         }
         if (!sse->in_line) {
