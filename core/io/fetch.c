@@ -4,27 +4,35 @@
 // on_done, fetch_cancel() tells nobody and is swept at the end of turn.
 #include "io/fetch.h"
 
+#include "io/curl_api.h"
+#include "io/tls_memory.h"
 #include "io/transport.h"
 #include "io/transport_tls.h"
 
 #include <arpa/inet.h>
-#include <curl/curl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#define LIBRARY_LOOK_MS 10 // between looks at whether libcurl is loaded
+
+enum { CARRIER_HTTP1, CARRIER_CURL, CARRIERS };
+
 struct fetcher {
     struct loop *loop;
     struct resolver *resolver;
-    const struct fetch_transport *transport;
-    void *self; // the transport's
+    struct fetch_carrier carriers[CARRIERS];
+    bool uses_curl; // for everything
     struct loop_task task;
     struct list live, spare, starting, resuming, dead;
+    struct list awaiting; // libcurl's loading
+    struct loop_timer library_timer;
     size_t spare_count;
     struct fetcher_counters counters;
 };
 
 static void run_fetcher(struct loop_task *task);
+static void on_library_timer(struct loop_timer *timer);
 static void on_timer(struct loop_timer *timer);
 static void on_looked_up(void *user, const struct resolver_result *result);
 static void finish(struct fetch *fetch, int err);
@@ -35,15 +43,14 @@ int fetch_global_init(void)
 {
     // Writes to a socket that the peer closed, also OpenSSL's, must be errors and not signals.
     signal(SIGPIPE, SIG_IGN);
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
-        return GW_EINTERNAL;
+    tls_memory_init();
     return transport_tls_init();
 }
 
 void fetch_global_cleanup(void)
 {
+    curl_api_cleanup();
     transport_tls_cleanup();
-    curl_global_cleanup();
 }
 
 int fetcher_new(struct loop *loop, struct resolver *resolver, struct fetcher **out)
@@ -53,20 +60,47 @@ int fetcher_new(struct loop *loop, struct resolver *resolver, struct fetcher **o
         return GW_ENOMEM;
     fetcher->loop = loop;
     fetcher->resolver = resolver;
-    fetcher->transport = &transport_curl;
+    fetcher->carriers[CARRIER_HTTP1].transport = &transport_http1;
+    fetcher->carriers[CARRIER_CURL].transport = &transport_curl;
     list_init(&fetcher->live);
     list_init(&fetcher->spare);
     list_init(&fetcher->starting);
     list_init(&fetcher->resuming);
     list_init(&fetcher->dead);
+    list_init(&fetcher->awaiting);
+    loop_timer_init(loop, &fetcher->library_timer, on_library_timer);
     loop_task_init(&fetcher->task, run_fetcher);
-    int err = fetcher->transport->open(fetcher, loop, &fetcher->self);
-    if (err) {
-        free(fetcher);
-        return err;
+    for (int i = 0; i < CARRIERS; i++) {
+        struct fetch_carrier *carrier = &fetcher->carriers[i];
+        int err = carrier->transport->open(fetcher, loop, &carrier->self);
+        if (err) {
+            while (i-- > 0)
+                fetcher->carriers[i].transport->close(fetcher->carriers[i].self);
+            free(fetcher);
+            return err;
+        }
     }
     *out = fetcher;
     return 0;
+}
+
+void fetcher_use_curl(struct fetcher *fetcher)
+{
+    fetcher->uses_curl = true;
+}
+
+// Proxies are libcurl's: the request's form, their credentials and CONNECT.
+static const struct fetch_carrier *choose_carrier(const struct fetch *fetch)
+{
+    const struct fetcher *fetcher = fetch->fetcher;
+    bool is_own = fetch->proxy == NULL && !fetcher->uses_curl;
+    return &fetcher->carriers[is_own ? CARRIER_HTTP1 : CARRIER_CURL];
+}
+
+static void stop_transfer(struct fetch *fetch)
+{
+    if (fetch->transfer != NULL)
+        fetch->carrier->transport->stop(fetch->carrier->self, fetch);
 }
 
 static void free_fetch(struct fetch *fetch)
@@ -98,8 +132,7 @@ static void sweep_dead(struct fetcher *fetcher)
     struct list *node;
     while ((node = list_pop_front(&fetcher->dead)) != NULL) {
         struct fetch *fetch = list_entry(node, struct fetch, queued);
-        if (fetch->transfer != NULL)
-            fetcher->transport->stop(fetcher->self, fetch);
+        stop_transfer(fetch);
         recycle(fetch);
     }
 }
@@ -111,8 +144,10 @@ void fetcher_free(struct fetcher *fetcher)
     struct list *node, *next;
     list_each_safe(node, next, &fetcher->live) fetch_cancel(list_entry(node, struct fetch, node));
     sweep_dead(fetcher);
-    fetcher->transport->close(fetcher->self);
+    for (int i = 0; i < CARRIERS; i++)
+        fetcher->carriers[i].transport->close(fetcher->carriers[i].self);
     loop_task_cancel(&fetcher->task);
+    loop_timer_stop(&fetcher->library_timer);
     while ((node = list_pop_front(&fetcher->spare)) != NULL)
         free_fetch(list_entry(node, struct fetch, node));
     free(fetcher);
@@ -120,9 +155,13 @@ void fetcher_free(struct fetcher *fetcher)
 
 const struct fetcher_counters *fetcher_counters(const struct fetcher *fetcher)
 {
-    // The one gauge that the transport keeps is brought up to date when somebody looks.
+    // The one gauge that the transports keep is brought up to date when somebody looks.
     struct fetcher_counters *counters = (struct fetcher_counters *)&fetcher->counters;
-    counters->idle_connections = fetcher->transport->idle_connections(fetcher->self);
+    counters->idle_connections = 0;
+    for (int i = 0; i < CARRIERS; i++) {
+        const struct fetch_carrier *carrier = &fetcher->carriers[i];
+        counters->idle_connections += carrier->transport->idle_connections(carrier->self);
+    }
     return counters;
 }
 
@@ -136,6 +175,16 @@ void fetcher_wake(struct fetcher *fetcher)
     loop_defer(fetcher->loop, &fetcher->task);
 }
 
+// libcurl has had time to be loaded: those that wait for it try again.
+static void on_library_timer(struct loop_timer *timer)
+{
+    struct fetcher *fetcher = list_entry(timer, struct fetcher, library_timer);
+    struct list *node;
+    while ((node = list_pop_front(&fetcher->awaiting)) != NULL)
+        list_push_back(&fetcher->starting, node);
+    fetcher_wake(fetcher);
+}
+
 static void run_fetcher(struct loop_task *task)
 {
     struct fetcher *fetcher = list_entry(task, struct fetcher, task);
@@ -144,17 +193,32 @@ static void run_fetcher(struct loop_task *task)
     while ((node = list_pop_front(&fetcher->starting)) != NULL) {
         struct fetch *fetch = list_entry(node, struct fetch, queued);
         int err = fetch->err;
+        fetch->carrier = choose_carrier(fetch);
+        if (err == 0 && fetch->carrier == &fetcher->carriers[CARRIER_CURL]) {
+            int ready = curl_api_want();
+            if (ready == 0) {
+                list_push_back(&fetcher->awaiting, &fetch->queued);
+                loop_timer_start(&fetcher->library_timer, LIBRARY_LOOK_MS);
+                continue;
+            }
+            err = ready < 0 ? ready : 0;
+            if (err)
+                fetch_note(fetch, err, "libcurl could not be loaded; the log says why");
+        }
         if (err == 0) {
             fetch->phase = FETCH_CONNECT;
             fetch->phase_ms = loop_now_ms(fetcher->loop);
-            err = fetcher->transport->start(fetcher->self, fetch);
+            err = fetch->carrier->transport->start(fetch->carrier->self, fetch);
         }
         if (err)
             finish(fetch, err);
     }
-    while ((node = list_pop_front(&fetcher->resuming)) != NULL)
-        fetcher->transport->resume(fetcher->self, list_entry(node, struct fetch, resuming));
-    fetcher->transport->run(fetcher->self);
+    while ((node = list_pop_front(&fetcher->resuming)) != NULL) {
+        struct fetch *fetch = list_entry(node, struct fetch, resuming);
+        fetch->carrier->transport->resume(fetch->carrier->self, fetch);
+    }
+    for (int i = 0; i < CARRIERS; i++)
+        fetcher->carriers[i].transport->run(fetcher->carriers[i].self);
 }
 
 // ---- starting
@@ -170,7 +234,7 @@ static struct fetch *take_fetch(struct fetcher *fetcher)
         arena = fetch->arena;
     } else {
         fetch = malloc(sizeof *fetch);
-        arena = arena_new(4096);
+        arena = arena_new(1024);
         if (fetch == NULL || arena == NULL) {
             free(fetch);
             arena_free(arena);
@@ -232,41 +296,6 @@ int fetch_start(struct fetcher *fetcher, const struct fetch_request *request,
 
 // ---- addresses
 
-static void to_sockaddr(const struct fetch_address *from, struct sockaddr_storage *to)
-{
-    memset(to, 0, sizeof *to);
-    to->ss_family = from->family;
-    if (from->family == AF_INET)
-        memcpy(&((struct sockaddr_in *)(void *)to)->sin_addr, from->bytes, 4);
-    else
-        memcpy(&((struct sockaddr_in6 *)(void *)to)->sin6_addr, from->bytes, 16);
-}
-
-static bool from_sockaddr(const struct sockaddr *from, struct fetch_address *to)
-{
-    memset(to, 0, sizeof *to);
-    to->family = from->sa_family;
-    if (from->sa_family == AF_INET)
-        memcpy(to->bytes, &((const struct sockaddr_in *)(const void *)from)->sin_addr, 4);
-    else if (from->sa_family == AF_INET6)
-        memcpy(to->bytes, &((const struct sockaddr_in6 *)(const void *)from)->sin6_addr, 16);
-    else
-        return false;
-    return true;
-}
-
-static bool passes_rules(const struct fetch *fetch, const struct sockaddr *address)
-{
-    if (!fetch->check_address ||
-        (!url_address_is_private(address) && !url_port_is_denied(fetch->url.port)))
-        return true;
-    for (size_t i = 0; i < fetch->allowed_private_count; i++) {
-        if (url_rule_matches(fetch->allowed_private[i], fetch->url.host, fetch->url.port, address))
-            return true;
-    }
-    return false;
-}
-
 static void on_looked_up(void *user, const struct resolver_result *result)
 {
     struct fetch *fetch = user;
@@ -277,11 +306,15 @@ static void on_looked_up(void *user, const struct resolver_result *result)
     fetch->address_count = 0;
     if (result->err) {
         fetch_note(fetch, result->err, "host name not found");
+    } else if ((fetch->addresses = arena_alloc(
+                    fetch->arena, (result->count + 1) * sizeof *fetch->addresses)) == NULL) {
+        fetch_note(fetch, GW_ENOMEM, "out of memory");
     } else {
         struct fetch_address bytes;
         for (size_t i = 0; i < result->count; i++) {
             const struct sockaddr *address = (const void *)&result->addresses[i];
-            if (from_sockaddr(address, &bytes) && (!must_pass || passes_rules(fetch, address)))
+            if (fetch_read_address(address, &bytes) &&
+                (!must_pass || fetch_address_passes(fetch, address)))
                 fetch->addresses[fetch->address_count++] = bytes;
         }
         if (fetch->address_count == 0)
@@ -305,36 +338,6 @@ static void on_looked_up(void *user, const struct resolver_result *result)
     }
     list_push_back(&fetcher->starting, &fetch->queued);
     fetcher_wake(fetcher);
-}
-
-bool fetch_may_connect(struct fetch *fetch, const struct sockaddr *address)
-{
-    struct fetch_address bytes;
-    bool is_ours = false;
-    if (!fetch->is_dead && from_sockaddr(address, &bytes)) {
-        for (size_t i = 0; i < fetch->address_count && !is_ours; i++)
-            is_ours = memcmp(&fetch->addresses[i], &bytes, sizeof bytes) == 0;
-    }
-    if (is_ours && (fetch->proxy != NULL || passes_rules(fetch, address)))
-        return true;
-    fetch_note(fetch, GW_EDENIED, "the address to connect to is not allowed");
-    return false;
-}
-
-// A pooled connection was opened for another fetch, perhaps under other rules.
-static bool peer_passes(const struct fetch *fetch, const char *ip)
-{
-    struct sockaddr_storage address;
-    struct fetch_address bytes = {.family = AF_INET};
-    if (!fetch->check_address || fetch->proxy != NULL)
-        return true;
-    if (inet_pton(AF_INET, ip, bytes.bytes) != 1) {
-        bytes.family = AF_INET6;
-        if (inet_pton(AF_INET6, ip, bytes.bytes) != 1)
-            return false;
-    }
-    to_sockaddr(&bytes, &address);
-    return passes_rules(fetch, (const struct sockaddr *)&address);
 }
 
 // ---- timers
@@ -452,7 +455,7 @@ int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
 {
     if (fetch->is_dead)
         return GW_ECANCELLED;
-    if (!peer_passes(fetch, peer_ip)) {
+    if (!fetch_peer_passes(fetch, peer_ip)) {
         fetch_note(fetch, GW_EDENIED, "the connected address is not allowed");
         return GW_EDENIED;
     }
@@ -460,6 +463,7 @@ int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
         fetch->info.tls_ms = phase_age_ms(fetch);
     else if (!is_reused)
         fetch->info.connect_ms = phase_age_ms(fetch);
+    fetch->head_mark = arena_mark(fetch->arena);
     fetch->info.is_reused = is_reused;
     fetch->info.sent_any = true;
     if (is_reused)
@@ -502,6 +506,9 @@ int fetch_on_head_line(struct fetch *fetch, struct slice line)
     if (fetch->handler.on_head)
         fetch->handler.on_head(fetch->user, fetch->head.status, fetch->head.headers,
                                fetch->head.count);
+    arena_rewind(fetch->arena, fetch->head_mark);
+    fetch->head.headers = NULL;
+    fetch->head.count = fetch->head.capacity = 0;
     return fetch->is_dead ? GW_ECANCELLED : 0;
 }
 
@@ -533,8 +540,7 @@ static void finish(struct fetch *fetch, int err)
     struct fetcher *fetcher = fetch->fetcher;
     if (fetch->is_dead)
         return; // cancelled by another's callback in this turn: the sweep has it
-    if (fetch->transfer != NULL)
-        fetcher->transport->stop(fetcher->self, fetch);
+    stop_transfer(fetch);
     if (fetch->query != NULL)
         resolver_cancel(fetch->query);
     fetch->query = NULL;

@@ -1,7 +1,8 @@
 #pragma once
-// Outgoing HTTP: one interface, today one transport (libcurl multi, transport_curl.c); a second
-// (uv and llhttp, for plain HTTP/1.1) fits behind the same functions. Used for upstream calls and
-// for plugin fetches. One fetcher per worker; worker thread only.
+// Outgoing HTTP: one interface and two transports, chosen per fetch: our own for HTTP/1.1, plain
+// and over TLS (transport_http1.c), and libcurl's multi for all that goes through a proxy
+// (transport_curl.c). Used for upstream calls and for plugin fetches. One fetcher per worker;
+// worker thread only.
 //
 // Life: fetch_start → on_head (final status; 1xx are swallowed) → on_body* → on_done (exactly once,
 // unless fetch_cancel was called: then nothing is called any more, in the same turn). Callbacks
@@ -71,10 +72,11 @@ struct fetch_info { // for on_done; times in ms, 0 when it never happened
     // How long each phase took; first_byte from the request's last byte, total from fetch_start.
     uint32_t lookup_ms, connect_ms, tls_ms, first_byte_ms, total_ms;
     uint64_t bytes_sent, bytes_received;
-    char detail[160]; // for the log, never for clients: curl's text without secrets
+    char detail[160]; // for the log, never for clients: without secrets
 };
 
 struct fetch_handler {
+    // The headers live until it returns.
     void (*on_head)(void *user, int status, const struct http1_header *headers, size_t count);
     enum fetch_verdict (*on_body)(void *user, struct slice bytes);
     void (*on_writable)(void *user); // streamed request body: the queue fell below 64 KiB

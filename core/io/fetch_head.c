@@ -5,13 +5,6 @@
 #define MAX_INFORMATIONAL 16
 #define MAX_HEADERS 512
 
-static bool is_token_char(unsigned char c)
-{
-    if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z'))
-        return true;
-    return c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL;
-}
-
 void fetch_head_init(struct fetch_head *head, uint32_t max_bytes)
 {
     *head = (struct fetch_head){.max_bytes = max_bytes ? max_bytes : 64 * 1024};
@@ -81,10 +74,10 @@ static int read_framing(struct fetch_head *head, struct slice name, struct slice
 static int add_header(struct fetch_head *head, struct arena *arena, struct slice name,
                       struct slice value)
 {
+    if (head->count >= MAX_HEADERS)
+        return GW_ETOOBIG;
     if (head->count == head->capacity) {
         size_t capacity = head->capacity ? head->capacity * 2 : 24;
-        if (head->count >= MAX_HEADERS)
-            return GW_ETOOBIG;
         struct http1_header *headers = arena_alloc(arena, capacity * sizeof *headers);
         if (headers == NULL)
             return GW_ENOMEM;
@@ -101,7 +94,7 @@ static int read_header(struct fetch_head *head, struct arena *arena, struct slic
                        const char **why)
 {
     size_t colon = 0;
-    while (colon < line.len && is_token_char((unsigned char)line.ptr[colon]))
+    while (colon < line.len && fetch_is_token_char((unsigned char)line.ptr[colon]))
         colon++;
     if (colon == 0 || colon >= line.len || line.ptr[colon] != ':') {
         *why = colon == 0 && (line.ptr[0] == ' ' || line.ptr[0] == '\t') ? "folded header line"

@@ -21,6 +21,13 @@ struct fetch_head {
     size_t count, capacity;
 };
 
+// RFC 9110's tchar: header names and methods.
+static inline bool fetch_is_token_char(unsigned char c)
+{
+    static const uint32_t bits[8] = {0, 0x03ff6cfa, 0xc7fffffe, 0x57ffffff, 0, 0, 0, 0};
+    return bits[c >> 5] >> (c & 31u) & 1u;
+}
+
 void fetch_head_init(struct fetch_head *head, uint32_t max_bytes);
 // One line with its line end; an empty one ends a head. *why gets a constant text on an error.
 GW_MUSTCHECK int fetch_head_line(struct fetch_head *head, struct arena *arena, struct slice line,

@@ -11,8 +11,7 @@
 static bool is_token(struct slice text)
 {
     for (size_t i = 0; i < text.len; i++) {
-        unsigned char c = (unsigned char)text.ptr[i];
-        if (c <= 0x20 || c >= 0x7f || strchr("\"(),/:;<=>?@[\\]{}", c) != NULL)
+        if (!fetch_is_token_char((unsigned char)text.ptr[i]))
             return false;
     }
     return text.len > 0;
@@ -21,40 +20,48 @@ static bool is_token(struct slice text)
 // Headers that belong to one connection, and those that the transport writes itself.
 static bool is_own_header(struct slice name)
 {
-    static const char *const names[] = {"connection",
-                                        "keep-alive",
-                                        "proxy-connection",
-                                        "proxy-authorization",
-                                        "te",
-                                        "trailer",
-                                        "transfer-encoding",
-                                        "upgrade",
-                                        "content-length",
-                                        "expect",
-                                        "accept-encoding",
-                                        "proxy-authenticate",
-                                        "http2-settings"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (slice_is_nocase(name, names[i]))
-            return true;
+    switch (name.len) {
+    case 2: return slice_is_nocase(name, "te");
+    case 6: return slice_is_nocase(name, "expect");
+    case 7: return slice_is_nocase(name, "trailer") || slice_is_nocase(name, "upgrade");
+    case 10: return slice_is_nocase(name, "connection") || slice_is_nocase(name, "keep-alive");
+    case 14:
+        return slice_is_nocase(name, "content-length") || slice_is_nocase(name, "http2-settings");
+    case 15: return slice_is_nocase(name, "accept-encoding");
+    case 16: return slice_is_nocase(name, "proxy-connection");
+    case 17: return slice_is_nocase(name, "transfer-encoding");
+    case 18: return slice_is_nocase(name, "proxy-authenticate");
+    case 19: return slice_is_nocase(name, "proxy-authorization");
+    default: return false;
     }
-    return false;
+}
+
+static struct slice put_text(char **at, struct slice text)
+{
+    struct slice copy = slice_of(*at, text.len);
+    if (text.len > 0)
+        memcpy(*at, text.ptr, text.len);
+    *at += text.len;
+    return copy;
 }
 
 static int copy_headers(struct fetch *fetch, const struct fetch_request *request)
 {
     if (request->header_count > MAX_REQUEST_HEADERS)
         return GW_ETOOBIG;
-    size_t total = 0;
-    struct http1_header *headers =
-        arena_alloc(fetch->arena, (request->header_count + 1) * sizeof *headers);
+    size_t total = 0, size = (request->header_count + 1) * sizeof(struct http1_header);
+    for (size_t i = 0; i < request->header_count; i++)
+        total += request->headers[i].name.len + request->headers[i].value.len;
+    if (total > MAX_REQUEST_HEADER_BYTES)
+        return GW_ETOOBIG;
+    struct http1_header *headers = arena_alloc(fetch->arena, size + total);
     if (headers == NULL)
         return GW_ENOMEM;
+    char *text = (char *)headers + size;
     for (size_t i = 0; i < request->header_count; i++) {
         struct slice name = request->headers[i].name, value = slice_trim(request->headers[i].value);
-        if (!is_token(name) || name.len + value.len > MAX_REQUEST_HEADER_BYTES)
+        if (!is_token(name))
             return GW_EINVAL;
-        total += name.len + value.len;
         for (size_t at = 0; at < value.len; at++) {
             unsigned char c = (unsigned char)value.ptr[at];
             if ((c < 0x20 && c != '\t') || c == 0x7f)
@@ -67,13 +74,11 @@ static int copy_headers(struct fetch *fetch, const struct fetch_request *request
         fetch->has_accept |= slice_is_nocase(name, "accept");
         fetch->has_content_type |= slice_is_nocase(name, "content-type");
         struct http1_header *header = &headers[fetch->header_count++];
-        header->name = arena_copy(fetch->arena, name);
-        header->value = value.len ? arena_copy(fetch->arena, value) : SLICE_LIT("");
-        if (header->name.ptr == NULL || header->value.ptr == NULL)
-            return GW_ENOMEM;
+        header->name = put_text(&text, name);
+        header->value = put_text(&text, value);
     }
     fetch->headers = headers;
-    return total > MAX_REQUEST_HEADER_BYTES ? GW_ETOOBIG : 0;
+    return 0;
 }
 
 static int copy_body(struct fetch *fetch, const struct fetch_request *request)
@@ -105,18 +110,22 @@ static int copy_url(struct fetch *fetch, struct slice text)
     int err = url_parse(text, fetch->arena, &fetch->url, &why);
     if (err)
         return err == GW_ENOMEM ? err : GW_EINVAL;
+    fetch->dial_host = fetch->url.host;
+    fetch->dial_port = fetch->url.port;
+    return 0;
+}
+
+struct slice fetch_url_text(struct fetch *fetch)
+{
     const struct url *url = &fetch->url;
     bool is_v6 = memchr(url->host.ptr, ':', url->host.len) != NULL;
     char port[8] = "";
     if (url->port != (url->is_tls ? 443 : 80))
         snprintf(port, sizeof port, ":%u", url->port);
-    fetch->url_text = arena_printf(
+    return arena_printf(
         fetch->arena, "%s%s%.*s%s%s%.*s%s%.*s", url->is_tls ? "https://" : "http://",
         is_v6 ? "[" : "", SLICE_FMT(url->host), is_v6 ? "]" : "", port, SLICE_FMT(url->path),
         url->query.ptr ? "?" : "", (int)url->query.len, url->query.ptr ? url->query.ptr : "");
-    fetch->dial_host = url->host;
-    fetch->dial_port = url->port;
-    return fetch->url_text.ptr ? 0 : GW_ENOMEM;
 }
 
 // "http://[user:password@]host[:port][/]"

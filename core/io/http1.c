@@ -22,13 +22,15 @@ void http1_limits_default(struct http1_limits *limits)
         .pipelined_bytes = 64u * 1024u,
         .header_ms = 10000,
         .body_idle_ms = 30000,
+        .body_window_bytes = 1024,
         .keep_alive_ms = 75000,
         .write_stall_ms = 60000,
         .linger_ms = 2000,
-        .high_water_bytes = 256u * 1024u,
-        .low_water_bytes = 64u * 1024u,
+        .high_water_bytes = 64u * 1024u,
+        .low_water_bytes = 32u * 1024u,
         .max_connections = 20000,
         .max_per_ip = 1000,
+        .max_operators = 64,
     };
 }
 
@@ -53,6 +55,7 @@ int http1_server_new(struct loop *loop, const struct http1_limits *limits,
     list_init(&server->conns);
     list_init(&server->dirty);
     list_init(&server->freed);
+    http1_refused_init(server);
     loop_task_init(&server->service_task, http1_run_service);
     loop_task_init(&server->free_task, run_free);
     *out = server;
@@ -64,12 +67,14 @@ void http1_server_free(struct http1_server *server)
     if (!server)
         return;
     gw_require(list_is_empty(&server->conns));
+    http1_refused_close(server);
     run_free(&server->free_task);
     loop_task_cancel(&server->service_task);
     loop_task_cancel(&server->free_task);
     while (server->arena_count)
         arena_free(server->arenas[--server->arena_count]);
     free(server->read_buf);
+    free(server->plain_buf);
     free(server);
 }
 
@@ -78,22 +83,24 @@ const struct http1_counters *http1_server_counters(const struct http1_server *se
     return &server->counters;
 }
 
-void http1_server_drain(struct http1_server *server)
+void http1_server_drain_within(struct http1_server *server, uint32_t idle_ms)
 {
     server->is_draining = true;
-    struct list *node, *next;
-    list_each_safe(node, next, &server->conns)
+    server->drain_idle_ms = idle_ms;
+    uint64_t until_ms = loop_now_ms(server->loop) + idle_ms;
+    struct list *node;
+    list_each(node, &server->conns)
     {
         struct http1_conn *conn = list_entry(node, struct http1_conn, node);
-        if (conn->phase != HTTP1_IDLE || conn->busy)
-            continue;
-        // A request already on its way is still answered; a connection that never sent one gets
-        // a moment to do so, else a client that just connected would see it die.
-        if (conn->request_count == 0)
-            loop_timer_start(&conn->timer, HTTP1_FRESH_DRAIN_MS);
-        else if (conn->input.len == 0 && !http1_conn_has_unread(conn))
-            http1_conn_close(conn, false);
+        if (conn->phase == HTTP1_IDLE &&
+            (!loop_timer_is_running(&conn->timer) || conn->timer.deadline_ms > until_ms))
+            loop_timer_start(&conn->timer, idle_ms);
     }
+}
+
+void http1_server_drain(struct http1_server *server)
+{
+    http1_server_drain_within(server, HTTP1_DRAIN_IDLE_MS);
 }
 
 void http1_server_abort_all(struct http1_server *server, const char *reason)
@@ -136,6 +143,7 @@ struct http1_stream *http1_stream_new(struct http1_conn *conn)
     request->path = request->target = request->method_text = SLICE_LIT("");
     memcpy(request->peer_ip, conn->peer_ip, sizeof request->peer_ip);
     request->is_unix = conn->is_unix;
+    request->is_tls = conn->is_tls;
     request->listener_tag = conn->tag;
     request->received_ms = loop_now_ms(server->loop);
     return stream;

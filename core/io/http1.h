@@ -56,6 +56,7 @@ struct http1_request {
     bool is_websocket_upgrade; // Upgrade: websocket asked for; body-less; answer 426
     char peer_ip[46];          // numeric address of the socket's peer; "" on a unix socket
     bool is_unix;              // the control socket
+    bool is_tls;               // came over TLS
     uint32_t listener_tag;     // as given to listener_open
     uint64_t received_ms;      // loop time when the first byte of the head came
 };
@@ -85,19 +86,24 @@ struct http1_limits {
     uint64_t body_bytes;                  // 32 MiB → 413; a handler may lower it per stream
     uint32_t pipelined_bytes;             // 64 KiB read ahead while an answer is due, then not read
     uint32_t header_ms;                   // 10 s for a head, from its first byte
-    uint32_t body_idle_ms;                // 30 s
+    uint32_t body_idle_ms;                // 30 s for the next body_window_bytes
+    uint32_t body_window_bytes;           // 1 KiB: a body that drips is cut, too
     uint32_t keep_alive_ms;               // 75 s idle
-    uint32_t write_stall_ms;              // 60 s without progress
+    uint32_t write_stall_ms;              // 60 s without progress, the kernel's queue included
     uint32_t linger_ms;                   // 2 s, and at most 256 KiB read while lingering
-    uint32_t high_water_bytes;            // 256 KiB
-    uint32_t low_water_bytes;             // 64 KiB
-    uint32_t max_connections;             // per worker
-    uint32_t max_per_ip; // connections of one peer address, whole process (shared table)
+    uint32_t high_water_bytes;            // 64 KiB
+    uint32_t low_water_bytes;             // 32 KiB
+    // Connections: of the whole process when the servers share a table, else of this one.
+    uint32_t max_connections;
+    uint32_t max_per_ip;    // of one peer address; needs the table
+    uint32_t max_operators; // of listeners in operator_tags and unix sockets: beside the others
+    uint32_t operator_tags; // bits 1 << listener_tag
 };
 
 struct http1_counters {
     uint64_t accepted, closed, refused_limit, parse_errors, requests, timeouts;
-    uint64_t bytes_in, bytes_out;
+    uint64_t bytes_in, bytes_out; // as on the wire
+    uint64_t tls_handshakes, tls_resumed, tls_failures;
     uint32_t open;
 };
 
@@ -106,21 +112,45 @@ void http1_limits_default(struct http1_limits *limits);
 struct http1_ips;
 struct http1_ips *http1_ips_new(void);
 void http1_ips_free(struct http1_ips *ips);
+// Peers that match one of these rules (url_rule_matches) have no cap per address: trusted proxies.
+// Keeps the rules; before the servers are made.
+void http1_ips_exempt(struct http1_ips *ips, const struct slice *rules, size_t count);
+enum http1_refusal {
+    HTTP1_REFUSED_FULL,     // 503
+    HTTP1_REFUSED_ADDRESS,  // 429
+    HTTP1_REFUSED_OPERATOR, // 503
+    HTTP1_REFUSED_DESCRIPTORS,
+    HTTP1_REFUSALS,
+};
+struct http1_ips_view {
+    uint64_t open, operators; // connections
+    uint64_t refused[HTTP1_REFUSALS];
+};
+void http1_ips_read(const struct http1_ips *ips, struct http1_ips_view *view); // any thread
 GW_MUSTCHECK int http1_server_new(struct loop *loop, const struct http1_limits *limits,
                                   const struct http1_handler *handler, void *user,
                                   struct http1_ips *shared_ips, struct http1_server **out);
 // No connection may be open.
 void http1_server_free(struct http1_server *server);
-// Drain: answers in flight finish with Connection: close; idle connections close now.
-void http1_server_drain(struct http1_server *server);
+// Connections accepted under this listener tag (0 to 7) speak TLS from now on; keeps tls.
+struct tls_server;
+GW_MUSTCHECK int http1_server_use_tls(struct http1_server *server, uint32_t tag,
+                                      struct tls_server *tls);
+// Drain: answers that begin from now on say Connection: close. A connection without a request stays
+// for at most idle_ms (and its keep-alive time) to carry one more: a client that has just sent one
+// does not see it cut. Again with another time: that one counts.
+void http1_server_drain_within(struct http1_server *server, uint32_t idle_ms);
+#define HTTP1_DRAIN_IDLE_MS 1500u
+void http1_server_drain(struct http1_server *server); // within HTTP1_DRAIN_IDLE_MS
 // Cuts everything that is left; on_close is called for each stream.
 void http1_server_abort_all(struct http1_server *server, const char *reason);
 const struct http1_counters *http1_server_counters(const struct http1_server *server);
 // Takes over a connected, non-blocking socket (from the listener). Takes fd also on failure.
 GW_MUSTCHECK int http1_accept_fd(struct http1_server *server, int fd, bool is_unix,
                                  const char *peer_ip, uint32_t listener_tag);
-// Best effort 503 with Retry-After, then closes fd (the listener, out of descriptors).
-void http1_refuse_fd(int fd);
+// Best effort 503 with Retry-After, or an alert where that listener speaks TLS, then closes fd (the
+// listener, out of descriptors).
+void http1_refuse_fd(struct http1_server *server, uint32_t listener_tag, int fd);
 
 const struct http1_request *http1_request(const struct http1_stream *stream);
 void http1_set_user(struct http1_stream *stream, void *stream_user);

@@ -5,17 +5,21 @@
 #include "io/http1_internal.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define ROUNDS_PER_SERVICE 32
+#define STALL_LOOKS 4 // within the limit of a stalled writer
 
 static void on_poll(uv_poll_t *poll, int status, int events);
 static void on_timer(struct loop_timer *timer);
 static void on_stall(struct loop_timer *timer);
+static void on_eof(struct http1_conn *conn);
 
 // True when the kernel holds bytes of the peer that nobody has read.
 bool http1_conn_has_unread(const struct http1_conn *conn)
@@ -27,18 +31,18 @@ bool http1_conn_has_unread(const struct http1_conn *conn)
 int http1_accept_fd(struct http1_server *server, int fd, bool is_unix, const char *peer_ip,
                     uint32_t listener_tag)
 {
-    int err = GW_EFULL;
-    if (server->counters.open >= server->limits.max_connections)
-        goto refuse;
-    if (!is_unix && !http1_ips_enter(server->ips, peer_ip, server->limits.max_per_ip))
-        goto refuse;
+    enum http1_refusal why;
+    enum http1_seat seat = http1_ips_enter(server, is_unix, listener_tag, peer_ip, &why);
+    if (seat == HTTP1_SEAT_NONE) {
+        http1_refuse(server, listener_tag, fd, why);
+        return GW_EFULL;
+    }
     struct http1_conn *conn = calloc(1, sizeof *conn);
     if (!conn || uv_poll_init(loop_uv(server->loop), &conn->poll, fd) != 0) {
         free(conn);
-        if (!is_unix)
-            http1_ips_leave(server->ips, peer_ip);
-        err = GW_ENOMEM;
-        goto refuse;
+        http1_ips_leave(server->ips, seat, peer_ip);
+        http1_refuse(server, listener_tag, fd, HTTP1_REFUSED_FULL);
+        return GW_ENOMEM;
     }
     if (!is_unix) {
         int on = 1;
@@ -47,14 +51,17 @@ int http1_accept_fd(struct http1_server *server, int fd, bool is_unix, const cha
     conn->poll.data = conn;
     conn->server = server;
     conn->fd = fd;
+    conn->seat = seat;
     conn->is_unix = is_unix;
     conn->tag = listener_tag;
+    conn->is_tls = listener_tag < HTTP1_TAGS && server->tls[listener_tag];
     for (size_t i = 0; peer_ip && peer_ip[i] && i + 1 < sizeof conn->peer_ip; i++)
         conn->peer_ip[i] = peer_ip[i];
     buf_init(&conn->input, 0);
     buf_init(&conn->out, HTTP1_QUEUE_MAX);
+    buf_init(&conn->sealed, HTTP1_SEALED_MAX);
     conn->chunk_at = HTTP1_NO_CHUNK;
-    conn->phase = HTTP1_IDLE;
+    conn->phase = conn->is_tls ? HTTP1_HANDSHAKE : HTTP1_IDLE;
     conn->timer_phase = HTTP1_DEAD;
     loop_timer_init(server->loop, &conn->timer, on_timer);
     loop_timer_init(server->loop, &conn->stall, on_stall);
@@ -64,26 +71,6 @@ int http1_accept_fd(struct http1_server *server, int fd, bool is_unix, const cha
     server->counters.open++;
     http1_conn_dirty(conn);
     return 0;
-refuse:
-    server->counters.refused_limit++;
-    http1_refuse_fd(fd);
-    return err;
-}
-
-void http1_refuse_fd(int fd)
-{
-    static const char answer[] = "HTTP/1.1 503 Service Unavailable\r\n"
-                                 "content-type: text/plain; charset=utf-8\r\n"
-                                 "content-length: 21\r\n"
-                                 "retry-after: 1\r\n"
-                                 "connection: close\r\n\r\n"
-                                 "too many connections\n";
-    char request[4096];
-    (void)send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    (void)shutdown(fd, SHUT_WR);
-    // A close with bytes unread would be a reset, and that overtakes the answer.
-    (void)recv(fd, request, sizeof request, MSG_DONTWAIT);
-    close(fd);
 }
 
 static void free_conn(uv_handle_t *handle)
@@ -98,6 +85,8 @@ void http1_conn_close(struct http1_conn *conn, bool with_reset)
         return;
     gw_require(!conn->busy);
     struct http1_server *server = conn->server;
+    if (conn->is_tls && !with_reset && http1_conn_queued(conn) == 0)
+        (void)http1_tls_say_goodbye(conn);
     conn->phase = HTTP1_DEAD;
     if (conn->stream && !conn->stream->is_live) { // its head was still being read
         struct http1_stream *stream = conn->stream;
@@ -111,8 +100,9 @@ void http1_conn_close(struct http1_conn *conn, bool with_reset)
     list_remove(&conn->dirty);
     buf_free(&conn->input);
     buf_free(&conn->out);
-    if (!conn->is_unix)
-        http1_ips_leave(server->ips, conn->peer_ip);
+    buf_free(&conn->sealed);
+    tls_pipe_free(conn->tls);
+    http1_ips_leave(server->ips, conn->seat, conn->peer_ip);
     server->counters.closed++;
     server->counters.open--;
     if (with_reset) {
@@ -129,7 +119,7 @@ void http1_conn_fail(struct http1_conn *conn, int err, const char *reason, bool 
 {
     struct http1_stream *stream = conn->stream;
     bool is_live = stream && stream->is_live;
-    if (is_live && err != GW_ERESET && !with_reset && conn->out.len > 0 &&
+    if (is_live && err != GW_ERESET && !with_reset && http1_conn_queued(conn) > 0 &&
         http1_conn_flush(conn) != 0)
         with_reset = true;
     // Without a length the end of the connection would pass for the end of the answer.
@@ -137,6 +127,7 @@ void http1_conn_fail(struct http1_conn *conn, int err, const char *reason, bool 
         with_reset = true;
     if (is_live)
         conn->stream = NULL;
+    conn->is_cut = is_live;
     http1_conn_close(conn, with_reset);
     if (is_live)
         http1_stream_close(stream, err, reason);
@@ -288,6 +279,8 @@ static size_t conn_parse(struct http1_conn *conn, const char *data, size_t len)
 
 static void conn_linger(struct http1_conn *conn)
 {
+    if (conn->is_tls && !http1_tls_say_goodbye(conn))
+        return;
     bool is_clean = !conn->is_discarding && conn->input.len == 0 && conn->phase == HTTP1_FLUSH &&
                     conn->discard_left == 0 && !http1_conn_has_unread(conn);
     if (is_clean || conn->is_eof || shutdown(conn->fd, SHUT_WR) != 0) {
@@ -304,8 +297,9 @@ static void finish_stream(struct http1_conn *conn)
 {
     struct http1_stream *stream = conn->stream;
     bool is_complete = conn->phase == HTTP1_WAIT;
-    bool is_kept = stream->is_keep_alive && !conn->server->is_draining && !conn->is_discarding &&
-                   !conn->is_eof;
+    // During a drain too when the head, sent before, promised it: the client may have its next
+    // request on the way. The answer to that one will say that it is the last.
+    bool is_kept = stream->is_keep_alive && !conn->is_discarding && !conn->is_eof;
     conn->stream = NULL;
     conn->was_above_high = false;
     if (is_kept) {
@@ -326,6 +320,7 @@ static void conn_update(struct http1_conn *conn)
     bool reads = false;
     switch (conn->phase) {
     case HTTP1_IDLE:
+    case HTTP1_HANDSHAKE:
     case HTTP1_HEADING:
     case HTTP1_SKIP: reads = true; break;
     case HTTP1_BODY: reads = !is_paused; break;
@@ -343,9 +338,10 @@ static void conn_update(struct http1_conn *conn)
         switch (conn->phase) {
         case HTTP1_IDLE:
             delay = limits->keep_alive_ms;
-            if (conn->server->is_draining && delay > HTTP1_FRESH_DRAIN_MS)
-                delay = HTTP1_FRESH_DRAIN_MS;
+            if (conn->server->is_draining && delay > conn->server->drain_idle_ms)
+                delay = conn->server->drain_idle_ms;
             break;
+        case HTTP1_HANDSHAKE: // from accept on
         case HTTP1_HEADING: delay = limits->header_ms; break;
         case HTTP1_BODY:
         case HTTP1_SKIP: delay = limits->body_idle_ms; break;
@@ -353,6 +349,7 @@ static void conn_update(struct http1_conn *conn)
         default: break;
         }
         conn->timer_phase = conn->phase;
+        conn->body_window = 0;
         conn->timer_request = conn->request_count;
         if (delay)
             loop_timer_start(&conn->timer, delay);
@@ -363,10 +360,10 @@ static void conn_update(struct http1_conn *conn)
         loop_timer_stop(&conn->timer);
     else if (conn->phase == HTTP1_BODY && !loop_timer_is_running(&conn->timer))
         loop_timer_start(&conn->timer, limits->body_idle_ms);
-    if (conn->out.len > 0 && !loop_timer_is_running(&conn->stall))
-        loop_timer_start(&conn->stall, limits->write_stall_ms);
+    if (http1_conn_queued(conn) > 0 && !loop_timer_is_running(&conn->stall))
+        http1_stall_start(conn);
 
-    int mask = conn->out.len > 0 ? UV_WRITABLE : 0;
+    int mask = http1_conn_queued(conn) > 0 ? UV_WRITABLE : 0;
     if (!conn->is_eof)
         mask |= reads ? UV_READABLE : UV_DISCONNECT;
     if (mask == conn->mask)
@@ -399,11 +396,12 @@ static bool service_once(struct http1_conn *conn)
             return false;
         }
     }
-    if (conn->out.len > 0 && http1_conn_flush(conn) != 0) {
+    if (http1_conn_queued(conn) > 0 && http1_conn_flush(conn) != 0) {
         http1_conn_fail(conn, GW_ERESET, "client disconnected", false);
         return false;
     }
-    if (stream && conn->was_above_high && conn->out.len < conn->server->limits.low_water_bytes) {
+    if (stream && conn->was_above_high &&
+        http1_conn_queued(conn) < conn->server->limits.low_water_bytes) {
         conn->was_above_high = false;
         if (!stream->is_ended) {
             conn->busy++;
@@ -413,12 +411,12 @@ static bool service_once(struct http1_conn *conn)
                 return true;
         }
     }
-    if (conn->out.len == 0 && stream && stream->is_ended) {
+    if (http1_conn_queued(conn) == 0 && stream && stream->is_ended) {
         finish_stream(conn); // on_close may have closed this connection too (abort_all, drain)
         if (conn->phase == HTTP1_DEAD)
             return false;
     }
-    if (conn->out.len == 0 && conn->phase == HTTP1_FLUSH) {
+    if (http1_conn_queued(conn) == 0 && conn->phase == HTTP1_FLUSH) {
         conn_linger(conn);
         return false;
     }
@@ -452,6 +450,8 @@ void http1_run_service(struct loop_task *task)
             continue;
         if (rounds == ROUNDS_PER_SERVICE)
             http1_conn_dirty(conn); // others first
+        else if (conn->is_tls && conn->phase != HTTP1_DEAD && http1_tls_has_ended(conn))
+            on_eof(conn); // what came before the goodbye has been served
         if (conn->phase != HTTP1_DEAD)
             conn_update(conn);
     }
@@ -477,6 +477,8 @@ static void on_eof(struct http1_conn *conn)
 static void on_readable(struct http1_conn *conn)
 {
     struct http1_server *server = conn->server;
+    if (conn->is_tls && !http1_tls_may_read(conn))
+        return;
     ssize_t got = recv(conn->fd, server->read_buf, HTTP1_READ_BYTES, 0);
     if (got < 0) {
         if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
@@ -494,14 +496,23 @@ static void on_readable(struct http1_conn *conn)
         conn->discard_left -= dropped;
         return;
     }
+    const char *bytes = server->read_buf;
+    size_t len = (size_t)got;
+    if (conn->is_tls && !http1_tls_open(conn, &bytes, &len))
+        return;
     if ((conn->phase == HTTP1_BODY || conn->phase == HTTP1_SKIP) &&
-        loop_timer_is_running(&conn->timer))
-        loop_timer_start(&conn->timer, server->limits.body_idle_ms);
+        loop_timer_is_running(&conn->timer)) {
+        conn->body_window += (uint32_t)len;
+        if (conn->body_window >= server->limits.body_window_bytes) {
+            conn->body_window = 0;
+            loop_timer_start(&conn->timer, server->limits.body_idle_ms);
+        }
+    }
     size_t used = 0;
     if (conn->input.len == 0)
-        used = conn_parse(conn, server->read_buf, (size_t)got);
-    if (used < (size_t)got && conn->phase != HTTP1_FLUSH && !conn->is_discarding &&
-        buf_append(&conn->input, slice_of(server->read_buf + used, (size_t)got - used)) != 0)
+        used = conn_parse(conn, bytes, len);
+    if (used < len && conn->phase != HTTP1_FLUSH && !conn->is_discarding &&
+        buf_append(&conn->input, slice_of(bytes + used, len - used)) != 0)
         http1_conn_fail(conn, GW_ENOMEM, "out of memory", true);
 }
 
@@ -521,6 +532,21 @@ static void on_poll(uv_poll_t *poll, int status, int events)
         on_eof(conn);
 }
 
+// A request that has come and is only not yet read is still answered. In a drain, where the close
+// comes early, one that is on its way meets a lingering half and no reset.
+static void close_idle(struct http1_conn *conn)
+{
+    if (conn->input.len > 0 || http1_conn_has_unread(conn)) {
+        loop_timer_start(&conn->timer, conn->server->limits.linger_ms);
+    } else if (conn->server->is_draining) {
+        conn->phase = HTTP1_FLUSH;
+        conn->discard_left = HTTP1_LINGER_BYTES;
+        http1_conn_dirty(conn);
+    } else {
+        http1_conn_close(conn, false);
+    }
+}
+
 static void on_timer(struct loop_timer *timer)
 {
     struct http1_conn *conn = list_entry(timer, struct http1_conn, timer);
@@ -536,18 +562,51 @@ static void on_timer(struct loop_timer *timer)
         if (!conn->stream->is_ended)
             conn_refuse(conn, 408, "the request body stalled");
         break;
-    case HTTP1_IDLE:
+    case HTTP1_HANDSHAKE:
+        conn->server->counters.timeouts++;
+        http1_conn_close(conn, false);
+        break;
+    case HTTP1_IDLE: close_idle(conn); break;
     case HTTP1_SKIP:
     case HTTP1_LINGER: http1_conn_close(conn, false); break;
     default: break;
     }
 }
 
+// Bytes that the kernel holds for the client; it keeps them until they are acknowledged.
+static int unsent_bytes(const struct http1_conn *conn)
+{
+    int count = 0;
+    return ioctl(conn->fd, SIOCOUTQ, &count) == 0 ? count : 0;
+}
+
+void http1_stall_start(struct http1_conn *conn)
+{
+    uint32_t limit = conn->server->limits.write_stall_ms;
+    conn->stall_since_ms = loop_now_ms(conn->server->loop);
+    conn->stall_unsent = unsent_bytes(conn);
+    loop_timer_start(&conn->stall, limit / STALL_LOOKS + (limit % STALL_LOOKS != 0));
+}
+
+// The kernel asks for more only when a good part of its megabytes is gone: a client may read for
+// many minutes before that, so the kernel is asked what it still holds.
 static void on_stall(struct loop_timer *timer)
 {
     struct http1_conn *conn = list_entry(timer, struct http1_conn, stall);
-    if (conn->out.len == 0)
+    const uint32_t limit = conn->server->limits.write_stall_ms;
+    uint64_t now = loop_now_ms(conn->server->loop);
+    if (http1_conn_queued(conn) == 0)
         return;
+    int unsent = unsent_bytes(conn);
+    if (unsent < conn->stall_unsent) {
+        conn->stall_unsent = unsent;
+        conn->stall_since_ms = now;
+    }
+    if (now - conn->stall_since_ms < limit) {
+        uint64_t left = conn->stall_since_ms + limit - now, look = limit / STALL_LOOKS + 1;
+        loop_timer_start(&conn->stall, (uint32_t)(left < look ? left : look));
+        return;
+    }
     conn->server->counters.timeouts++;
     // A reset, so that the kernel's buffer goes too.
     http1_conn_fail(conn, GW_ETIMEOUT, "client stopped reading", true);

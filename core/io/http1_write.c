@@ -178,7 +178,7 @@ static int put_head(struct http1_conn *conn, int status, const struct http1_head
 
 static void note_queued(struct http1_conn *conn)
 {
-    if (conn->out.len >= conn->server->limits.high_water_bytes)
+    if (http1_conn_queued(conn) >= conn->server->limits.high_water_bytes)
         conn->was_above_high = true;
     http1_conn_dirty(conn);
 }
@@ -375,17 +375,30 @@ static void seal_chunk(struct http1_conn *conn)
     conn->chunk_is_last = false;
 }
 
+size_t http1_conn_sendable(struct http1_conn *conn)
+{
+    if (conn->chunk_at == HTTP1_NO_CHUNK)
+        return conn->out.len;
+    // Behind a long queue the chunk stays open, so that nothing large is moved.
+    if (conn->chunk_at > SEAL_MOVE_MAX)
+        return conn->chunk_at;
+    seal_chunk(conn);
+    return conn->out.len;
+}
+
+void http1_conn_took(struct http1_conn *conn, size_t len)
+{
+    buf_consume(&conn->out, len);
+    if (conn->chunk_at != HTTP1_NO_CHUNK)
+        conn->chunk_at -= len;
+}
+
 int http1_conn_flush(struct http1_conn *conn)
 {
+    if (conn->is_tls)
+        return http1_tls_flush(conn);
     while (conn->out.len > 0) {
-        size_t len = conn->out.len;
-        if (conn->chunk_at != HTTP1_NO_CHUNK) {
-            // Behind a long queue the chunk stays open, so that nothing large is moved.
-            if (conn->chunk_at > SEAL_MOVE_MAX)
-                len = conn->chunk_at;
-            else
-                seal_chunk(conn), len = conn->out.len;
-        }
+        size_t len = http1_conn_sendable(conn);
         ssize_t sent = send(conn->fd, buf_slice(&conn->out).ptr, len, MSG_NOSIGNAL);
         if (sent < 0) {
             if (errno == EINTR)
@@ -393,13 +406,12 @@ int http1_conn_flush(struct http1_conn *conn)
             return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : GW_ERESET;
         }
         conn->server->counters.bytes_out += (uint64_t)sent;
-        buf_consume(&conn->out, (size_t)sent);
-        if (conn->chunk_at != HTTP1_NO_CHUNK)
-            conn->chunk_at -= (size_t)sent;
-        if (sent > 0)
-            loop_timer_start(&conn->stall, conn->server->limits.write_stall_ms);
-        if ((size_t)sent < len)
+        http1_conn_took(conn, (size_t)sent);
+        if ((size_t)sent < len) {
+            http1_stall_start(conn);
             return 0;
+        }
+        loop_timer_stop(&conn->stall);
     }
     // Memory for answers is held only while there is something to send.
     buf_free(&conn->out);
@@ -414,12 +426,13 @@ bool http1_head_sent(const struct http1_stream *stream)
 
 size_t http1_queued(const struct http1_stream *stream)
 {
-    return stream->conn ? stream->conn->out.len : 0;
+    return stream->conn ? http1_conn_queued(stream->conn) : 0;
 }
 
 bool http1_is_above_high_water(const struct http1_stream *stream)
 {
-    return stream->conn && stream->conn->out.len >= stream->conn->server->limits.high_water_bytes;
+    return stream->conn &&
+           http1_conn_queued(stream->conn) >= stream->conn->server->limits.high_water_bytes;
 }
 
 uint64_t http1_body_bytes_sent(const struct http1_stream *stream)

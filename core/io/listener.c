@@ -11,13 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
-#define ACCEPTS_PER_TURN 64
+#define ACCEPTS_PER_TURN 1024 // what waits in the kernel's queue is seen by no rule of ours
 #define ACCEPTS_AT_CLOSE 65536
 #define REFUSALS_PER_PAUSE 64
 #define PAUSE_MS 100
@@ -25,6 +26,7 @@
 
 struct listener {
     uv_poll_t poll;
+    struct loop *loop;
     struct loop_timer pause;
     struct http1_server *server;
     int fd;
@@ -34,6 +36,7 @@ struct listener {
 };
 
 static _Atomic uint64_t emfile_count;
+static listener_accept_fn accept_one = accept4;
 
 static void on_readable(uv_poll_t *poll, int status, int events);
 
@@ -166,9 +169,15 @@ int listener_bind_unix(const char *path, int *fd, char *error, size_t error_size
     return err;
 }
 
+// A worker opens no files, not even /dev/null.
 static int open_reserve(void)
 {
-    return open("/dev/null", O_RDONLY | O_CLOEXEC);
+    return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+}
+
+void listener_use_accept(listener_accept_fn accept)
+{
+    accept_one = accept ? accept : accept4;
 }
 
 static void format_peer(const struct sockaddr_storage *peer, char out[46])
@@ -200,10 +209,10 @@ static void refuse_waiting(struct listener *listener)
 {
     for (int i = 0; i < REFUSALS_PER_PAUSE && listener->reserve_fd >= 0; i++) {
         close(listener->reserve_fd);
-        int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int fd = accept_one(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             atomic_fetch_add_explicit(&emfile_count, 1, memory_order_relaxed);
-            http1_refuse_fd(fd);
+            http1_refuse_fd(listener->server, listener->tag, fd);
         }
         listener->reserve_fd = open_reserve();
         if (fd < 0)
@@ -217,7 +226,7 @@ static void accept_some(struct listener *listener, int max)
         struct sockaddr_storage peer = {0};
         socklen_t len = sizeof peer;
         int fd =
-            accept4(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
+            accept_one(listener->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             char peer_ip[46];
             format_peer(&peer, peer_ip);
@@ -236,6 +245,7 @@ static void accept_some(struct listener *listener, int max)
         }
         // All else (ECONNABORTED, EINTR, network errors of the new connection) concerns one peer.
     }
+    loop_note_backlog(listener->loop);
 }
 
 static void on_readable(uv_poll_t *poll, int status, int events)
@@ -259,6 +269,7 @@ int listener_open(struct loop *loop, int fd, bool is_unix, uint32_t tag,
         return GW_ENOMEM;
     }
     listener->poll.data = listener;
+    listener->loop = loop;
     listener->server = server;
     listener->fd = fd;
     listener->reserve_fd = open_reserve();
@@ -280,10 +291,16 @@ static void free_listener(uv_handle_t *handle)
 
 void listener_close(struct listener *listener)
 {
+    // A connection the kernel has completed is a client that got through: serve it.
+    if (listener)
+        accept_some(listener, ACCEPTS_AT_CLOSE);
+    listener_leave(listener);
+}
+
+void listener_leave(struct listener *listener)
+{
     if (!listener)
         return;
-    // A connection the kernel has completed is a client that got through: serve it.
-    accept_some(listener, ACCEPTS_AT_CLOSE);
     loop_timer_stop(&listener->pause);
     uv_close((uv_handle_t *)&listener->poll, free_listener);
     close(listener->fd);

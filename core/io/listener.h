@@ -21,5 +21,11 @@ GW_MUSTCHECK int listener_open(struct loop *loop, int fd, bool is_unix, uint32_t
                                struct http1_server *server, struct listener **out);
 // Accepts what is queued (until EAGAIN), then closes (drain). Freed when uv is done with it.
 void listener_close(struct listener *listener);
+// Closes without accepting: another process has the same socket and takes what is queued.
+void listener_leave(struct listener *listener);
 // Sum over listeners: accepts refused for want of descriptors.
 uint64_t listener_emfile_count(void);
+// accept4, or what a test puts in its place (NULL: accept4 again). Before the workers start.
+struct sockaddr;
+typedef int (*listener_accept_fn)(int fd, struct sockaddr *peer, unsigned *len, int flags);
+void listener_use_accept(listener_accept_fn accept);

@@ -41,6 +41,10 @@ struct loop {
     struct wheel wheel;
     uint64_t now_ms;
     uint64_t turn_count;
+    uint64_t turn_start_ns, turn_end_ns; // of the last turn
+    loop_watch_cb on_turn;
+    void *watch_user;
+    bool has_backlog;
     atomic_bool is_stopping;
 };
 
@@ -258,7 +262,8 @@ int loop_new(struct epoch_reader *reader, struct loop **out)
     atomic_init(&loop->is_stopping, false);
     mpsc_init(&loop->messages);
     gw_require(mpsc_sleep(&loop->messages));
-    loop->now_ms = clock_boot_ms();
+    loop->turn_start_ns = loop->turn_end_ns = clock_boot_ns();
+    loop->now_ms = loop->turn_end_ns / 1000000u;
     loop->wheel.elapsed_ms = loop->now_ms;
     for (unsigned level = 0; level < LEVELS; level++)
         for (unsigned slot = 0; slot < SLOTS; slot++)
@@ -291,7 +296,7 @@ static int next_timeout(struct loop *loop)
     uint64_t next = wheel_next(&loop->wheel, &level, &slot);
     if (next == NEVER)
         return timeout;
-    uint64_t now = clock_boot_ms();
+    uint64_t now = loop->turn_end_ns / 1000000u;
     if (next <= now)
         return 0;
     uint64_t delay = next - now;
@@ -313,14 +318,22 @@ static void block(struct loop *loop)
 static void run_turn(struct loop *loop)
 {
     enter_epoch(loop);
-    uint64_t now = clock_boot_ms();
-    if (now > loop->now_ms)
-        loop->now_ms = now;
+    uint64_t now_ns = clock_boot_ns();
+    if (now_ns / 1000000u > loop->now_ms)
+        loop->now_ms = now_ns / 1000000u;
+    if (loop->on_turn && loop->turn_count)
+        loop->on_turn(loop->watch_user, now_ns,
+                      (loop->turn_end_ns - loop->turn_start_ns) * (loop->has_backlog ? 2 : 1),
+                      now_ns > loop->turn_end_ns ? now_ns - loop->turn_end_ns : 0);
+    loop->has_backlog = false;
+    loop->turn_start_ns = now_ns;
     loop->turn_count++;
     uv_run(&loop->uv, UV_RUN_NOWAIT);
     run_timers(loop);
     run_tasks(loop);
     leave_epoch(loop);
+    uint64_t end_ns = clock_boot_ns(); // also what the next wait is reckoned from
+    loop->turn_end_ns = end_ns > now_ns ? end_ns : now_ns;
 }
 
 void loop_run(struct loop *loop)
@@ -381,4 +394,15 @@ uint64_t loop_now_ms(const struct loop *loop)
 uint64_t loop_turn_count(const struct loop *loop)
 {
     return loop->turn_count;
+}
+
+void loop_note_backlog(struct loop *loop)
+{
+    loop->has_backlog = true;
+}
+
+void loop_watch(struct loop *loop, loop_watch_cb on_turn, void *user)
+{
+    loop->on_turn = on_turn;
+    loop->watch_user = user;
 }

@@ -25,6 +25,13 @@ void loop_stop(struct loop *loop); // any thread
 struct uv_loop_s *loop_uv(struct loop *loop);
 uint64_t loop_now_ms(const struct loop *loop); // boot time, cached once per turn
 uint64_t loop_turn_count(const struct loop *loop);
+// Called as a turn begins, with what the one before cost: busy_ns of work, then waited_ns until
+// something was ready (next to nothing: it was there already). One watcher; NULL takes it off.
+typedef void (*loop_watch_cb)(void *user, uint64_t now_ns, uint64_t busy_ns, uint64_t waited_ns);
+void loop_watch(struct loop *loop, loop_watch_cb on_turn, void *user);
+// This turn leaves work of its kind to the next one (connections not yet accepted): who waits there
+// waits a turn longer, and the watcher is told twice the work.
+void loop_note_backlog(struct loop *loop);
 
 // Runs once at the end of this turn (before the loop may block). A task may be deferred again from
 // its own run: it then runs in the next round of the same turn, at most 16 rounds, then next turn.

@@ -37,7 +37,8 @@ struct fetch {
     struct arena *arena;
     struct fetch_handler handler;
     void *user;
-    void *transfer; // the transport's, from start to stop
+    const struct fetch_carrier *carrier; // from the end of the look-up on
+    void *transfer;                      // the transport's, from start to stop
     struct resolver_query *query;
     struct loop_timer timer;
 
@@ -45,7 +46,6 @@ struct fetch {
     int64_t trust_id;
     const char *method;
     struct url url;
-    struct slice url_text;
     const struct http1_header *headers; // checked, without hop-by-hop ones
     size_t header_count;
     bool has_accept, has_content_type;
@@ -62,7 +62,7 @@ struct fetch {
     struct fetch_timers timers;
     uint64_t max_body_bytes;
 
-    struct fetch_address addresses[RESOLVER_MAX_ADDRESSES];
+    struct fetch_address *addresses; // in the arena
     size_t address_count;
     bool is_lookup_of_target; // a proxied URL's own host, only to be checked
 
@@ -74,6 +74,7 @@ struct fetch {
     struct buf upload;
 
     struct fetch_head head;
+    struct arena_mark head_mark; // its memory is given back when on_head returns
     uint64_t body_received;
     bool is_paused, is_dead;
     enum fetch_phase phase;
@@ -96,10 +97,24 @@ struct fetch_transport {
     uint32_t (*idle_connections)(const void *self);
 };
 
-extern const struct fetch_transport transport_curl;
+extern const struct fetch_transport transport_http1, transport_curl;
 
+// A transport that a fetcher has open. Each fetch is given to one of them and stays there.
+struct fetch_carrier {
+    const struct fetch_transport *transport;
+    void *self;
+};
+// From now on libcurl carries every fetch: for tests and for comparisons.
+void fetcher_use_curl(struct fetcher *fetcher);
+
+// between fetch.c and fetch_address.c
+bool fetch_read_address(const struct sockaddr *from, struct fetch_address *to);
+bool fetch_address_passes(const struct fetch *fetch, const struct sockaddr *address);
+// A pooled connection of libcurl was opened for another fetch, perhaps under other rules.
+bool fetch_peer_passes(const struct fetch *fetch, const char *ip);
 // between fetch.c and fetch_request.c
 GW_MUSTCHECK int fetch_copy_request(struct fetch *fetch, const struct fetch_request *request);
+struct slice fetch_url_text(struct fetch *fetch);    // in the arena; ptr NULL: no memory
 void fetch_on_sent(struct fetch *fetch, size_t len); // bytes of the body went to the transport
 #define FETCH_UPLOAD_MAX (1024 * 1024)
 #define FETCH_UPLOAD_LOW (64 * 1024)
@@ -110,6 +125,9 @@ void fetcher_wake(struct fetcher *fetcher); // run at the end of this turn
 struct fetcher_counters *fetcher_count(struct fetcher *fetcher);
 // Whether a socket may be opened to this address: it came from our look-up and passes the rules.
 bool fetch_may_connect(struct fetch *fetch, const struct sockaddr *address);
+// Whether a pooled connection to this address may serve the fetch. Without an address check any
+// may: names whose answers rotate would have no reuse else.
+bool fetch_may_reuse(const struct fetch *fetch, const struct sockaddr *address);
 void fetch_on_connected(struct fetch *fetch); // TCP is there, TLS begins
 // The request is about to be written on a connection with this peer. Not 0: do not.
 GW_MUSTCHECK int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused);

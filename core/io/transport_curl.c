@@ -314,7 +314,8 @@ static int curl_start(void *self, struct fetch *fetch)
     transfer->is_connecting = true;
     transfer->is_clean = false;
     transfer->error[0] = '\0';
-    transfer->url = origin_url(lane->origin, fetch->url_text);
+    struct slice url_text = fetch_url_text(fetch);
+    transfer->url = url_text.ptr ? origin_url(lane->origin, url_text) : NULL;
     struct curl_slist *headers = make_headers(fetch), *resolve = NULL;
     err = transfer->url && headers ? lane_resolve(lane, fetch, &resolve) : GW_ENOMEM;
     if (err == 0 && set_request(transfer, fetch, headers, resolve) != CURLE_OK)

@@ -11,9 +11,9 @@
 // transfer  one pooled easy handle and the fetch that it runs.
 #include "base/list.h"
 #include "base/map.h"
+#include "io/curl_api.h"
 #include "io/transport.h"
 #include "io/transport_tls.h"
-#include <curl/curl.h>
 #include <uv.h>
 
 #define LANE_TRANSFERS 16

@@ -569,7 +569,7 @@ int lane_resolve(struct lane *lane, const struct fetch *fetch, struct curl_slist
     free(lane->resolve_text);
     lane->resolve_text = text;
     lane->resolve = (struct curl_slist){.data = text, .next = NULL};
-    memcpy(lane->addresses, fetch->addresses, sizeof lane->addresses);
+    memcpy(lane->addresses, fetch->addresses, fetch->address_count * sizeof lane->addresses[0]);
     lane->address_count = fetch->address_count;
     *out = &lane->resolve;
     return 0;

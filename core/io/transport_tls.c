@@ -1,8 +1,10 @@
 #include "io/transport_tls.h"
 
-#include <curl/curl.h>
 #include <openssl/err.h>
 #include <openssl/x509_vfy.h>
+#include <stdlib.h>
+
+#define SYSTEM_BUNDLE "/etc/ssl/certs/ca-certificates.crt" // Debian's ca-certificates
 
 // Both are set before threads start; the store counts its references by itself.
 static X509_STORE *system_store;
@@ -25,8 +27,9 @@ static X509_STORE *read_store(const char *path)
 
 int transport_tls_init(void)
 {
-    const curl_version_info_data *version = curl_version_info(CURLVERSION_NOW);
-    const char *path = version->age >= CURLVERSION_SEVENTH ? version->cainfo : NULL;
+    const char *path = getenv("SSL_CERT_FILE"); // OpenSSL's own name for it
+    if (path == NULL || *path == '\0')
+        path = SYSTEM_BUNDLE;
     system_store = read_store(path);
     if (system_store == NULL)
         system_store = read_store(NULL);

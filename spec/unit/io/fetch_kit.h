@@ -1,10 +1,10 @@
 #pragma once
-// A scripted upstream for test_fetch.c, on the test's own thread: the test turns the loop until
+// A scripted upstream for test_fetch*.c, on the test's own thread: the test turns the loop until
 // the bytes it waits for are there, then answers by hand. Nothing sleeps for luck: every wait is
-// for a condition and has a limit.
+// for a condition and has a limit. kit_main runs every test over each transport.
 #include "base/buf.h"
 #include "base/clock.h"
-#include "io/fetch.h"
+#include "io/transport.h"
 
 #include <arpa/inet.h>
 #include <check.h>
@@ -19,6 +19,10 @@
 #include <time.h>
 #include <unistd.h>
 #include <uv.h>
+
+// No test uses all of it.
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-variable"
 
 // ---- time that can be moved
 
@@ -61,13 +65,15 @@ static int kit_look_up(const char *host, struct resolver_result *result)
         poll(NULL, 0, kit_lookup_delay_ms);
     if (strcmp(host, "unknown.test") == 0)
         return GW_EDNS;
-    const char *address = kit_address;
-    if (strcmp(host, "metadata.test") == 0)
-        address = "169.254.169.254";
-    struct sockaddr_in *v4 = (void *)&result->addresses[0];
-    v4->sin_family = AF_INET;
-    inet_pton(AF_INET, address, &v4->sin_addr);
-    result->count = 1;
+    char addresses[64], *rest;
+    snprintf(addresses, sizeof addresses, "%s",
+             strcmp(host, "metadata.test") == 0 ? "169.254.169.254" : kit_address);
+    for (char *address = strtok_r(addresses, " ", &rest); address != NULL;
+         address = strtok_r(NULL, " ", &rest)) {
+        struct sockaddr_in *v4 = (void *)&result->addresses[result->count++];
+        v4->sin_family = AF_INET;
+        inet_pton(AF_INET, address, &v4->sin_addr);
+    }
     return 0;
 }
 
@@ -361,12 +367,20 @@ static struct peer *kit_warm(void)
 static int kit_count_fds(void)
 {
     int count = 0;
-    for (int fd = 0; fd < 1024; fd++)
+    for (int fd = 0; fd < 4096; fd++)
         count += fcntl(fd, F_GETFD) >= 0;
     return count;
 }
 
 static int kit_fds;
+static bool kit_over_curl;
+
+static void kit_new_fetcher(void)
+{
+    ck_assert_int_eq(fetcher_new(kit_loop, kit_resolver, &kit_fetcher), 0);
+    if (kit_over_curl)
+        fetcher_use_curl(kit_fetcher);
+}
 
 static void kit_set_up(void)
 {
@@ -377,7 +391,7 @@ static void kit_set_up(void)
     kit_listen();
     ck_assert_int_eq(loop_new(NULL, &kit_loop), 0);
     kit_resolver = resolver_new(2, kit_look_up);
-    ck_assert_int_eq(fetcher_new(kit_loop, kit_resolver, &kit_fetcher), 0);
+    kit_new_fetcher();
 }
 
 static void kit_tear_down(void)
@@ -390,4 +404,39 @@ static void kit_tear_down(void)
     if (is_later)
         ck_assert_int_eq(kit_count_fds(), kit_fds);
     is_later = true;
+}
+
+static void kit_use_http1(void)
+{
+    kit_over_curl = false;
+}
+
+static void kit_use_curl(void)
+{
+    kit_over_curl = true;
+}
+
+// With KIT_HTTP1_ONLY the tests are about our own transport alone.
+enum { KIT_BOTH, KIT_HTTP1_ONLY };
+
+static int kit_main(const char *name, void (*add_tests)(TCase *tcase), int transports)
+{
+    clock_use(&kit_clock);
+    gw_require(fetch_global_init() == 0);
+    Suite *suite = suite_create(name);
+    for (int i = 0; i < (transports == KIT_BOTH ? 2 : 1); i++) {
+        TCase *tcase = tcase_create(i ? "curl" : "http1");
+        tcase_set_timeout(tcase, 120);
+        tcase_add_unchecked_fixture(tcase, i ? kit_use_curl : kit_use_http1, NULL);
+        tcase_add_checked_fixture(tcase, kit_set_up, kit_tear_down);
+        add_tests(tcase);
+        suite_add_tcase(suite, tcase);
+    }
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    fetch_global_cleanup();
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -1,11 +1,13 @@
 #pragma once
 // A rig for tests of the HTTP/1.1 server: one loop under a fake clock, one server, clients on
 // socket pairs (bytes arrive at once, so no test waits), and a handler that records what it is
-// told and answers as the test says.
+// told and answers as the test says. With rig_use_tls the clients speak TLS: the same tests then
+// hold for both, and what they send and see is still plaintext.
 #include "base/buf.h"
 #include "base/clock.h"
 #include "io/http1.h"
 #include "io/loop.h"
+#include "tls_kit.h"
 
 #include <check.h>
 #include <errno.h>
@@ -27,6 +29,8 @@ enum rig_mode {
 };
 
 #define RIG_STREAMS 512
+#define RIG_FDS 1024
+#define RIG_TAG 3
 
 struct rig_stream {
     struct rig *rig;
@@ -36,7 +40,14 @@ struct rig_stream {
     char reason[64];
 };
 
+// The client's end of a connection with TLS.
+struct rig_peer {
+    struct tls_pipe *pipe;
+    struct buf out; // records the socket has not taken
+};
+
 struct rig {
+    struct rig_peer *peers[RIG_FDS]; // by descriptor
     struct loop *loop;
     struct http1_server *server;
     struct http1_handler handler;
@@ -50,6 +61,12 @@ struct rig {
 };
 
 static uint64_t rig_now_ms = 1000000;
+
+// What all rigs of a run share when they speak TLS.
+static struct tls_kit *rig_kit;
+static struct tls_server *rig_tls;
+static struct tls_context *rig_client;
+static size_t rig_piece; // ciphertext goes out in pieces of so many bytes; 0: as it comes
 
 static uint64_t rig_boot_ns(void)
 {
@@ -156,6 +173,35 @@ static const char *rig_render(void *user, const struct http1_request *request, i
     return "text/plain";
 }
 
+static inline void rig_use_tls(void)
+{
+    rig_kit = tls_kit_new();
+    struct tls_kit_pair pair = tls_kit_issue(rig_kit, "DNS:localhost,IP:127.0.0.1");
+    rig_tls = tls_kit_server(&pair);
+    rig_client = tls_kit_client(rig_kit);
+}
+
+static inline void rig_use_plain(void)
+{
+    tls_server_free(rig_tls);
+    tls_context_unref(rig_client);
+    tls_kit_free(rig_kit);
+    rig_tls = NULL;
+    rig_client = NULL;
+    rig_piece = 0;
+}
+
+static inline void rig_forget_peer(struct rig *rig, int fd)
+{
+    struct rig_peer *peer = rig->peers[fd];
+    if (!peer)
+        return;
+    tls_pipe_free(peer->pipe);
+    buf_free(&peer->out);
+    free(peer);
+    rig->peers[fd] = NULL;
+}
+
 static inline struct rig *rig_new_with(const struct http1_limits *limits, struct http1_ips *ips)
 {
     clock_use(&rig_clock);
@@ -170,6 +216,8 @@ static inline struct rig *rig_new_with(const struct http1_limits *limits, struct
     buf_init(&rig->body, 0);
     ck_assert_int_eq(loop_new(NULL, &rig->loop), 0);
     ck_assert_int_eq(http1_server_new(rig->loop, limits, &rig->handler, rig, ips, &rig->server), 0);
+    if (rig_tls)
+        ck_assert_int_eq(http1_server_use_tls(rig->server, RIG_TAG, rig_tls), 0);
     return rig;
 }
 
@@ -211,28 +259,26 @@ static inline void rig_free(struct rig *rig)
     ck_assert_uint_eq(http1_server_counters(rig->server)->open, 0);
     http1_server_free(rig->server);
     loop_free(rig->loop);
+    for (int fd = 0; fd < RIG_FDS; fd++)
+        rig_forget_peer(rig, fd);
     buf_free(&rig->body);
     free(rig);
     clock_use(NULL);
 }
 
-static inline int rig_connect(struct rig *rig)
-{
-    int pair[2];
-    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
-    ck_assert_int_eq(http1_accept_fd(rig->server, pair[0], true, "", 3), 0);
-    rig_turn(rig);
-    return pair[1];
-}
-
 // Sends all of it, running the loop while the socket is full; stops when the server has closed.
-static inline size_t rig_send(struct rig *rig, int fd, struct slice bytes)
+static inline size_t rig_send_raw(struct rig *rig, int fd, struct slice bytes)
 {
     size_t sent = 0;
     while (sent < bytes.len) {
-        ssize_t n = send(fd, bytes.ptr + sent, bytes.len - sent, MSG_NOSIGNAL);
+        size_t len = bytes.len - sent;
+        if (rig_piece && rig->peers[fd] && len > rig_piece)
+            len = rig_piece;
+        ssize_t n = send(fd, bytes.ptr + sent, len, MSG_NOSIGNAL);
         if (n > 0) {
             sent += (size_t)n;
+            if (rig_piece && rig->peers[fd])
+                rig_turn(rig);
         } else if (errno == EAGAIN) {
             uint64_t before = http1_server_counters(rig->server)->bytes_in;
             rig_turn(rig);
@@ -246,9 +292,61 @@ static inline size_t rig_send(struct rig *rig, int fd, struct slice bytes)
     return sent;
 }
 
+// Sends what the client's pipe has written; false: not all of it.
+static inline bool rig_send_records(struct rig *rig, int fd)
+{
+    struct buf *out = &rig->peers[fd]->out;
+    buf_consume(out, rig_send_raw(rig, fd, buf_slice(out)));
+    return out->len == 0;
+}
+
+static inline size_t rig_send(struct rig *rig, int fd, struct slice bytes)
+{
+    struct rig_peer *peer = rig->peers[fd];
+    if (!peer)
+        return rig_send_raw(rig, fd, bytes);
+    for (size_t sent = 0; sent < bytes.len;) {
+        size_t len = bytes.len - sent < 16384 ? bytes.len - sent : 16384;
+        ck_assert_int_eq(tls_pipe_write(peer->pipe, slice_of(bytes.ptr + sent, len), &peer->out),
+                         0);
+        if (!rig_send_records(rig, fd))
+            return sent;
+        sent += len;
+    }
+    return bytes.len;
+}
+
+// Without a turn of the loop: it is on its way.
+static inline void rig_push(struct rig *rig, int fd, struct slice bytes)
+{
+    struct rig_peer *peer = rig->peers[fd];
+    if (peer) {
+        ck_assert_int_eq(tls_pipe_write(peer->pipe, bytes, &peer->out), 0);
+        bytes = buf_slice(&peer->out);
+    }
+    ck_assert_int_eq((int)send(fd, bytes.ptr, bytes.len, 0), (int)bytes.len);
+    if (peer)
+        buf_clear(&peer->out);
+}
+
 static inline void rig_send_text(struct rig *rig, int fd, const char *text)
 {
     ck_assert_uint_eq(rig_send(rig, fd, slice_str(text)), strlen(text));
+}
+
+static inline void rig_take(struct rig *rig, int fd, struct slice bytes, struct buf *into)
+{
+    struct rig_peer *peer = rig->peers[fd];
+    if (!peer) {
+        ck_assert_int_eq(buf_append(into, bytes), 0);
+        return;
+    }
+    char plain[TLS_PLAIN_ROOM(16384)];
+    size_t got;
+    int err = tls_pipe_read(peer->pipe, &bytes, plain, sizeof plain, &got, &peer->out);
+    ck_assert_msg(err == 0, "%s", tls_pipe_error(peer->pipe));
+    ck_assert_uint_eq(bytes.len, 0);
+    ck_assert_int_eq(buf_append(into, slice_of(plain, got)), 0);
 }
 
 // Reads what there is; true when the server has closed its side.
@@ -258,7 +356,7 @@ static inline bool rig_recv(struct rig *rig, int fd, struct buf *into)
     for (;;) {
         ssize_t n = recv(fd, bytes, sizeof bytes, 0);
         if (n > 0) {
-            ck_assert_int_eq(buf_append(into, slice_of(bytes, (size_t)n)), 0);
+            rig_take(rig, fd, slice_of(bytes, (size_t)n), into);
             rig_turn(rig);
         } else if (n == 0 || errno == ECONNRESET) {
             return true;
@@ -267,6 +365,44 @@ static inline bool rig_recv(struct rig *rig, int fd, struct buf *into)
             return false;
         }
     }
+}
+
+// A connection whose client has said nothing yet, also no hello.
+static inline int rig_connect_raw(struct rig *rig)
+{
+    int pair[2];
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+    ck_assert_int_lt(pair[1], RIG_FDS);
+    ck_assert_int_eq(http1_accept_fd(rig->server, pair[0], true, "", RIG_TAG), 0);
+    rig_forget_peer(rig, pair[1]);
+    rig_turn(rig);
+    return pair[1];
+}
+
+static inline struct rig_peer *rig_peer_new(struct rig *rig, int fd)
+{
+    struct rig_peer *peer = calloc(1, sizeof *peer);
+    ck_assert_ptr_nonnull(peer);
+    ck_assert_int_eq(tls_pipe_new_client(rig_client, "localhost", &peer->pipe), 0);
+    rig->peers[fd] = peer;
+    return peer;
+}
+
+static inline int rig_connect(struct rig *rig)
+{
+    int fd = rig_connect_raw(rig);
+    if (!rig_tls)
+        return fd;
+    struct rig_peer *peer = rig_peer_new(rig, fd);
+    struct buf none = BUF_INIT(0);
+    ck_assert_int_eq(tls_pipe_start(peer->pipe, &peer->out), 0);
+    for (int i = 0; i < 4; i++) { // the ticket comes last
+        ck_assert(rig_send_records(rig, fd));
+        ck_assert(!rig_recv(rig, fd, &none));
+    }
+    ck_assert(tls_pipe_is_established(peer->pipe));
+    ck_assert_uint_eq(none.len, 0);
+    return fd;
 }
 
 // A number at the start of bytes that end without a NUL.

@@ -426,17 +426,25 @@ START_TEST(refusal_names_the_path)
 }
 END_TEST
 
-int main(void)
+static TCase *make_case(const char *name)
 {
-    Suite *suite = suite_create("http1");
-    TCase *tcase = tcase_create("requests");
+    TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, raw_requests);
     tcase_add_test(tcase, nul_bytes);
     tcase_add_test(tcase, limits);
     tcase_add_test(tcase, head_as_the_handler_sees_it);
     tcase_add_test(tcase, refusal_names_the_path);
-    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("http1");
+    TCase *tls = make_case("requests over TLS");
+    tcase_add_unchecked_fixture(tls, rig_use_tls, rig_use_plain);
+    suite_add_tcase(suite, make_case("requests"));
+    suite_add_tcase(suite, tls);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, CK_NORMAL);

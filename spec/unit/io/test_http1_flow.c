@@ -516,7 +516,7 @@ START_TEST(disconnects)
     // A client that only closes its writing side still gets an answer that is already complete.
     rig->mode = RIG_AT_ONCE;
     fd = rig_connect(rig);
-    ck_assert_int_eq((int)send(fd, GET, sizeof GET - 1, 0), (int)sizeof GET - 1);
+    rig_push(rig, fd, SLICE_LIT(GET));
     ck_assert_int_eq(shutdown(fd, SHUT_WR), 0);
     rig_turn(rig);
     expect(rig, fd, false, "200x", NULL);
@@ -641,16 +641,32 @@ START_TEST(timers)
     rig_send_text(rig, fd, " HTTP/1.1\r\n" H "\r\n");
     expect(rig, fd, false, "200", NULL);
     hang_up(rig, fd);
-    // A body: 30 s between two reads.
+    // A body: 30 s for each KiB.
+    char kib[1025];
+    memset(kib, 'x', 1024);
+    kib[1024] = '\0';
     rig_reset(rig);
     fd = rig_connect(rig);
-    rig_send_text(rig, fd, POST "Content-Length: 9\r\n\r\n");
+    rig_send_text(rig, fd, POST "Content-Length: 9000\r\n\r\n");
     for (int i = 0; i < 5; i++) {
         rig_pass(rig, 29000);
-        rig_send_text(rig, fd, "x");
+        rig_send_text(rig, fd, kib);
     }
     expect(rig, fd, false, "", NULL);
     rig_pass(rig, 30001);
+    expect(rig, fd, false, "408x", NULL);
+    expect_closed_stream(rig, 0, GW_ETIMEOUT, "the request body stalled");
+    hang_up(rig, fd);
+    // One that drips holds its connection no longer than one that has stopped.
+    rig_reset(rig);
+    fd = rig_connect(rig);
+    rig_send_text(rig, fd, POST "Content-Length: 9000\r\n\r\n");
+    for (int i = 0; i < 29; i++) {
+        rig_pass(rig, 1000);
+        rig_send_text(rig, fd, "x");
+    }
+    expect(rig, fd, false, "", NULL);
+    rig_pass(rig, 1002);
     expect(rig, fd, false, "408x", NULL);
     expect_closed_stream(rig, 0, GW_ETIMEOUT, "the request body stalled");
     hang_up(rig, fd);
@@ -664,7 +680,7 @@ START_TEST(timers)
     rig_turn(rig);
     expect(rig, fd, false, "200", NULL);
     hang_up(rig, fd);
-    ck_assert_uint_eq(http1_server_counters(rig->server)->timeouts, 2);
+    ck_assert_uint_eq(http1_server_counters(rig->server)->timeouts, 3);
     rig_free(rig);
 }
 END_TEST
@@ -692,6 +708,35 @@ START_TEST(write_stall)
     rig_pass(rig, 1001);
     expect_closed_stream(rig, 0, GW_ETIMEOUT, "client stopped reading");
     ck_assert_uint_eq(http1_server_counters(rig->server)->open, 0);
+    hang_up(rig, fd);
+    buf_free(&big);
+    rig_free(rig);
+}
+END_TEST
+
+// The kernel holds so much that it asks for nothing more for hours, yet the client reads.
+START_TEST(a_client_that_reads_the_kernels_queue_is_not_stalled)
+{
+    struct rig *rig = rig_new(RIG_MANUAL);
+    int fd = rig_connect(rig);
+    struct buf big = BUF_INIT(0);
+    char bytes[40000];
+    fill(&big, 3000000);
+    rig_send_text(rig, fd, GET);
+    struct rig_stream *it = &rig->streams[0];
+    ck_assert_int_eq(http1_respond(it->stream, 200, NULL, 0, buf_slice(&big)), 0);
+    rig_turn(rig);
+    size_t queued = http1_queued(it->stream);
+    for (int i = 0; i < 2; i++) {
+        rig_pass(rig, 59000);
+        ck_assert_int_eq(it->closes, 0);
+        ck_assert_int_gt((int)recv(fd, bytes, sizeof bytes, 0), 0);
+    }
+    rig_pass(rig, 59000);
+    ck_assert_int_eq(it->closes, 0);
+    ck_assert_uint_eq(http1_queued(it->stream), queued); // nothing of it by an event
+    rig_pass(rig, 60001);
+    expect_closed_stream(rig, 0, GW_ETIMEOUT, "client stopped reading");
     hang_up(rig, fd);
     buf_free(&big);
     rig_free(rig);
@@ -730,33 +775,99 @@ START_TEST(drain)
 {
     struct rig *rig = rig_new(RIG_MANUAL);
     int idle = rig_connect(rig), fresh = rig_connect(rig), busy = rig_connect(rig),
-        coming = rig_connect(rig);
+        coming = rig_connect(rig), late = rig_connect(rig);
     rig->mode = RIG_ECHO;
     rig_send_text(rig, idle, GET);
     expect(rig, idle, false, "200", NULL);
     rig_send_text(rig, coming, GET);
     expect(rig, coming, false, "200", NULL);
+    rig_send_text(rig, late, GET);
+    expect(rig, late, false, "200", NULL);
     rig->mode = RIG_MANUAL;
     rig_reset(rig);
     rig_send_text(rig, busy, GET);
     // On its way, not yet read, when the drain begins.
-    ck_assert_int_eq((int)send(coming, GET, sizeof GET - 1, 0), (int)sizeof GET - 1);
+    rig_push(rig, coming, SLICE_LIT(GET));
     http1_server_drain(rig->server);
     rig_turn(rig);
-    expect(rig, idle, false, "x", NULL);
     rig_answer(&rig->streams[0]);
     rig_answer(&rig->streams[1]);
     rig_turn(rig);
     expect(rig, busy, false, "200x", NULL);
     expect(rig, coming, false, "200x", NULL);
+    // Who has no request gets a moment; what comes within it is answered, and is the last.
+    rig_pass(rig, 1000);
+    expect(rig, idle, false, "", NULL);
     expect(rig, fresh, false, "", NULL);
-    rig_pass(rig, 1001);
+    rig->mode = RIG_ECHO;
+    rig_send_text(rig, late, GET);
+    expect(rig, late, false, "200x", NULL);
+    rig_pass(rig, 501);
+    expect(rig, idle, false, "x", NULL);
     expect(rig, fresh, false, "x", NULL);
+    // What was sent before the close was seen meets no reset.
+    if (!rig_tls)
+        ck_assert_int_eq((int)send(fresh, GET, sizeof GET - 1, MSG_NOSIGNAL), (int)sizeof GET - 1);
+    rig_turn(rig);
+    hang_up(rig, idle);
+    hang_up(rig, fresh);
+    rig_pass(rig, 2001);
     ck_assert_uint_eq(http1_server_counters(rig->server)->open, 0);
-    close(idle);
-    close(fresh);
     close(busy);
     close(coming);
+    close(late);
+    rig_free(rig);
+}
+END_TEST
+
+// With a successor there is no hurry: a connection stays as long as it may idle anyway.
+START_TEST(drain_without_hurry)
+{
+    struct rig *rig = rig_new(RIG_ECHO);
+    int one = rig_connect(rig), other = rig_connect(rig);
+    rig_send_text(rig, one, GET);
+    expect(rig, one, false, "200", NULL);
+    rig_send_text(rig, other, GET);
+    expect(rig, other, false, "200", NULL);
+    http1_server_drain_within(rig->server, UINT32_MAX);
+    rig_pass(rig, 70000);
+    rig_send_text(rig, one, GET);
+    expect(rig, one, false, "200x", NULL);
+    expect(rig, other, false, "", NULL);
+    rig_pass(rig, 5001);
+    expect(rig, other, false, "x", NULL);
+    hang_up(rig, one);
+    hang_up(rig, other);
+    // And then there is.
+    int third = rig_connect(rig);
+    http1_server_drain_within(rig->server, 200);
+    rig_pass(rig, 201);
+    expect(rig, third, false, "x", NULL);
+    hang_up(rig, third);
+    ck_assert_uint_eq(http1_server_counters(rig->server)->open, 0);
+    rig_free(rig);
+}
+END_TEST
+
+// The head of an answer said nothing of a close before the drain began: the client may count on one
+// more request, and gets it.
+START_TEST(a_drain_keeps_what_a_head_has_promised)
+{
+    struct rig *rig = rig_new(RIG_MANUAL);
+    int fd = rig_connect(rig);
+    rig_send_text(rig, fd, GET);
+    ck_assert_int_eq(http1_respond_head(rig->streams[0].stream, 200, NULL, 0, -1), 0);
+    rig_turn(rig);
+    http1_server_drain(rig->server);
+    rig_turn(rig);
+    http1_end(rig->streams[0].stream);
+    rig_turn(rig);
+    expect(rig, fd, false, "200", NULL);
+    rig->mode = RIG_ECHO;
+    rig_send_text(rig, fd, GET);
+    expect(rig, fd, false, "200x", NULL);
+    hang_up(rig, fd);
+    ck_assert_uint_eq(http1_server_counters(rig->server)->open, 0);
     rig_free(rig);
 }
 END_TEST
@@ -795,7 +906,7 @@ START_TEST(caps)
         if (err) {
             struct buf got = BUF_INIT(0);
             ck_assert(rig_recv(rig, fds[i], &got));
-            ck_assert(slice_starts(buf_slice(&got), "HTTP/1.1 503 "));
+            ck_assert(slice_starts(buf_slice(&got), i == 8 ? "HTTP/1.1 503 " : "HTTP/1.1 429 "));
             ck_assert_int_gt((int)slice_find(buf_slice(&got), SLICE_LIT("\r\nretry-after: 1\r\n")),
                              0);
             buf_free(&got);
@@ -815,6 +926,100 @@ START_TEST(caps)
 }
 END_TEST
 
+// Seats of the operator, and peers that speak for many.
+START_TEST(caps_and_exceptions)
+{
+    static const struct slice TRUSTED[] = {{"10.9.0.0/16", 11}};
+    struct http1_limits limits;
+    http1_limits_default(&limits);
+    limits.max_per_ip = 2;
+    limits.max_connections = 4;
+    limits.max_operators = 2;
+    limits.operator_tags = 1u << 2;
+    struct http1_ips *ips = http1_ips_new();
+    http1_ips_exempt(ips, TRUSTED, 1);
+    struct rig *rig = rig_new_with(&limits, ips), *other = rig_new_with(&limits, ips);
+    static const struct {
+        const char *ip;
+        uint32_t tag;
+        bool is_other; // another worker's server
+        int err;
+    } steps[] = {
+        {"10.9.1.1", 1, false, 0},        {"10.9.1.1", 1, true, 0},
+        {"10.9.1.1", 1, false, 0}, // no cap for a trusted proxy…
+        {"10.0.0.1", 1, true, 0},         {"10.0.0.2", 1, false, GW_EFULL}, // …but of the process
+        {"10.0.0.1", 2, false, 0},        {"10.0.0.1", 2, true, 0},         // seats of their own
+        {"10.0.0.1", 2, false, GW_EFULL},
+    };
+    enum { COUNT = sizeof steps / sizeof *steps };
+    int fds[COUNT];
+    for (size_t i = 0; i < COUNT; i++) {
+        int pair[2];
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+        ck_assert_int_eq(http1_accept_fd(steps[i].is_other ? other->server : rig->server, pair[0],
+                                         false, steps[i].ip, steps[i].tag),
+                         steps[i].err);
+        fds[i] = pair[1];
+    }
+    struct http1_ips_view view;
+    http1_ips_read(ips, &view);
+    ck_assert_uint_eq(view.open, 4);
+    ck_assert_uint_eq(view.operators, 2);
+    ck_assert_uint_eq(view.refused[HTTP1_REFUSED_FULL], 1);
+    ck_assert_uint_eq(view.refused[HTTP1_REFUSED_OPERATOR], 1);
+    ck_assert_uint_eq(view.refused[HTTP1_REFUSED_ADDRESS], 0);
+    for (size_t i = 0; i < COUNT; i++)
+        close(fds[i]);
+    rig_turn(rig);
+    rig_turn(other);
+    http1_ips_read(ips, &view);
+    ck_assert_uint_eq(view.open + view.operators, 0);
+    rig_free(other);
+    rig_free(rig);
+    http1_ips_free(ips);
+}
+END_TEST
+
+// The answer of a refusal is read by a client whose request comes after it: no reset overtakes it.
+START_TEST(refusals_are_not_overtaken)
+{
+    struct http1_limits limits;
+    http1_limits_default(&limits);
+    limits.max_connections = 64; // two sockets of refusals are kept
+    struct rig *rig = rig_new_with(&limits, NULL);
+    int held[64], refused[3], err;
+    struct buf got = BUF_INIT(0);
+    for (int i = 0; i < 64; i++)
+        held[i] = accept_from(rig, "10.0.0.1", &err);
+    for (int i = 0; i < 3; i++) {
+        refused[i] = accept_from(rig, "10.0.0.1", &err);
+        ck_assert_int_eq(err, GW_EFULL);
+    }
+    // The first was closed to make room: its client's request meets a closed socket.
+    ck_assert_int_lt((int)send(refused[0], "GET", 3, MSG_NOSIGNAL), 0);
+    for (int i = 1; i < 3; i++)
+        ck_assert_int_eq((int)send(refused[i], "GET", 3, MSG_NOSIGNAL), 3);
+    rig_pass(rig, 51);
+    for (int i = 0; i < 3; i++) {
+        buf_clear(&got);
+        ck_assert(rig_recv(rig, refused[i], &got)); // whole, with a clean end
+        ck_assert(slice_starts(buf_slice(&got), "HTTP/1.1 503 "));
+        ck_assert_int_gt((int)slice_find(buf_slice(&got), SLICE_LIT("too_many_connections")), 0);
+    }
+    ck_assert_int_eq((int)send(refused[1], "GET", 3, MSG_NOSIGNAL), 3);
+    rig_pass(rig, 1100); // nobody is waited for longer
+    ck_assert_int_lt((int)send(refused[1], "GET", 3, MSG_NOSIGNAL), 0);
+    ck_assert_int_lt((int)send(refused[2], "GET", 3, MSG_NOSIGNAL), 0);
+    for (int i = 0; i < 64; i++)
+        close(held[i]);
+    for (int i = 0; i < 3; i++)
+        close(refused[i]);
+    buf_free(&got);
+    rig_turn(rig);
+    rig_free(rig);
+}
+END_TEST
+
 START_TEST(idle_connections_are_small)
 {
     struct rig *rig = rig_new(RIG_ECHO);
@@ -826,16 +1031,16 @@ START_TEST(idle_connections_are_small)
     ck_assert_ptr_null(conn->stream);
     ck_assert_ptr_null(conn->input.mem);
     ck_assert_ptr_null(conn->out.mem);
+    ck_assert_ptr_null(conn->sealed.mem);
     ck_assert_uint_lt(sizeof *conn, 1536);
     hang_up(rig, fd);
     rig_free(rig);
 }
 END_TEST
 
-int main(void)
+static TCase *make_case(const char *name)
 {
-    Suite *suite = suite_create("http1_flow");
-    TCase *tcase = tcase_create("flow");
+    TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, keep_alive);
     tcase_add_test(tcase, pipelining_of_100);
@@ -856,11 +1061,25 @@ int main(void)
     tcase_add_test(tcase, on_close_may_abort_others);
     tcase_add_test(tcase, timers);
     tcase_add_test(tcase, write_stall);
+    tcase_add_test(tcase, a_client_that_reads_the_kernels_queue_is_not_stalled);
     tcase_add_test(tcase, early_answer_read_slowly);
     tcase_add_test(tcase, drain);
+    tcase_add_test(tcase, drain_without_hurry);
+    tcase_add_test(tcase, a_drain_keeps_what_a_head_has_promised);
     tcase_add_test(tcase, caps);
+    tcase_add_test(tcase, caps_and_exceptions);
+    tcase_add_test(tcase, refusals_are_not_overtaken);
     tcase_add_test(tcase, idle_connections_are_small);
-    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("http1_flow");
+    TCase *tls = make_case("flow over TLS");
+    tcase_add_unchecked_fixture(tls, rig_use_tls, rig_use_plain);
+    suite_add_tcase(suite, make_case("flow"));
+    suite_add_tcase(suite, tls);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, CK_NORMAL);

@@ -247,6 +247,60 @@ START_TEST(out_of_descriptors)
 }
 END_TEST
 
+static int accept_errno, accept_calls;
+
+static int failing_accept(int fd, struct sockaddr *peer, unsigned *len, int flags)
+{
+    accept_calls++;
+    if (accept_errno == 0)
+        return accept4(fd, peer, len, flags);
+    errno = accept_errno;
+    return -1;
+}
+
+// Whatever the kernel is short of: one look in 100 ms, and the client is served afterwards.
+START_TEST(short_of_kernel_memory)
+{
+    static const int ERRORS[] = {ENOMEM, ENOBUFS, ENFILE, EMFILE};
+    listener_use_accept(failing_accept);
+    for (size_t i = 0; i < sizeof ERRORS / sizeof *ERRORS; i++) {
+        struct rig *rig = rig_new(RIG_ECHO);
+        struct listener *listener;
+        uint16_t port;
+        int fd = bind_any(&port);
+        ck_assert_int_eq(listener_open(rig->loop, fd, false, 0, rig->server, &listener), 0);
+        accept_errno = ERRORS[i];
+        accept_calls = 0;
+        int client = dial(port);
+        for (int k = 0; k < 200 && accept_calls == 0; k++) {
+            (void)loop_turn(rig->loop);
+            poll(NULL, 0, accept_calls == 0);
+        }
+        // Out of descriptors it tries once more, through the reserve.
+        int most = ERRORS[i] == ENFILE || ERRORS[i] == EMFILE ? 2 : 1;
+        ck_assert_int_eq(accept_calls, most);
+        for (int k = 0; k < 1000; k++)
+            (void)loop_turn(rig->loop);
+        ck_assert_int_eq(accept_calls, most); // it looks away
+        ck_assert(!loop_turn(rig->loop));
+        rig_pass(rig, 101);
+        for (int k = 0; k < 200 && accept_calls == most; k++) {
+            (void)loop_turn(rig->loop);
+            poll(NULL, 0, accept_calls == most);
+        }
+        ck_assert_int_eq(accept_calls, 2 * most);
+        accept_errno = 0;
+        rig_pass(rig, 101);
+        ck_assert_int_gt((int)send(client, GET, sizeof GET - 1, 0), 0);
+        expect_text(rig, client, "HTTP/1.1 200 OK\r\n", false);
+        close(client);
+        listener_close(listener);
+        rig_free(rig);
+    }
+    listener_use_accept(NULL);
+}
+END_TEST
+
 START_TEST(unix_socket)
 {
     char dir[] = "/tmp/test-listener-XXXXXX", path[64], file[64], deep[256];
@@ -304,6 +358,7 @@ int main(void)
     tcase_add_test(tcase, disconnect_and_reset);
     tcase_add_test(tcase, closing_serves_what_is_queued);
     tcase_add_test(tcase, out_of_descriptors);
+    tcase_add_test(tcase, short_of_kernel_memory);
     tcase_add_test(tcase, unix_socket);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
