@@ -7,6 +7,9 @@
 CONF_TEXT(host, "listen.host", "HOST", "127.0.0.1", "address to listen on")
 CONF_INT(port, "listen.port", "PORT", 8000, 0, 65535, "port to listen on; 0 chooses one")
 CONF_TEXT(admin_listen, "listen.admin", "ADMIN_LISTEN", "", "host:port of a second listener; when set, /metrics and /readyz details are there only")
+CONF_TEXT(tls_cert, "listen.tls_cert", "TLS_CERT", "", "PEM file with the certificate and those it was signed with; when set, the port speaks HTTPS only")
+CONF_TEXT(tls_key, "listen.tls_key", "TLS_KEY", "", "PEM file with the certificate's key")
+CONF_BOOL(admin_tls, "listen.admin_tls", "ADMIN_TLS", false, "the second listener speaks HTTPS too")
 CONF_TEXT(control_path, "listen.control", "", "data/control.sock", "unix socket of the command line verbs (mode 0600)")
 CONF_INT(workers, "workers", "WORKERS", 0, 0, 256, "worker threads; 0: one per core")
 CONF_TEXT(public_url, "public_url", "PUBLIC_URL", "", "own origin as clients see it")
@@ -46,6 +49,7 @@ CONF_MS(first_byte_stream_ms, "timeouts.first_byte_stream", "", 120000, 10, 3600
 CONF_MS(first_byte_unary_ms, "timeouts.first_byte", "", 600000, 10, 3600000, "seconds to the first byte of a whole answer")
 CONF_MS(event_timeout_ms, "timeouts.event", "", 120000, 10, 3600000, "seconds between two reads of a stream")
 CONF_MS(drain_timeout_ms, "drain_timeout", "", 300000, 0, 86400000, "seconds that running exchanges get on SIGTERM")
+CONF_MS(upgrade_timeout_ms, "upgrade_timeout", "", 60000, 100, 3600000, "seconds that a successor (moongate upgrade) has to become ready")
 CONF_TEXT(disconnect, "disconnect", "", "cancel", "cancel or drain: what becomes of the upstream call when the client leaves")
 // --- limits of the server
 CONF_INT(target_bytes, "limits.target_bytes", "", 8192, 256, 65536, "request target")
@@ -56,6 +60,9 @@ CONF_INT(admin_body_bytes, "limits.admin_body_bytes", "", 1048576, 1024, 1073741
 CONF_INT(bodies_total_bytes, "limits.bodies_total_bytes", "", 1073741824, 1048576, 1099511627776, "all request bodies in flight together; 503 beyond it")
 CONF_INT(answer_bytes, "limits.answer_bytes", "", 67108864, 1024, 1073741824, "whole upstream answer")
 CONF_INT(connections, "limits.connections", "", 60000, 1, 10000000, "client connections of the process")
+CONF_INT(operator_connections, "limits.operator_connections", "", 64, 2, 10000, "connections of the admin listener and the control socket together; they do not count among limits.connections")
+CONF_INT(memory_bytes, "limits.memory_bytes", "", 0, 0, 144115188075855871, "memory of the process; at 95 % of it new calls are refused; 0: the control group's limit, else 80 % of the machine's memory")
+CONF_MS(queue_delay_ms, "limits.queue_delay", "", 100, 0, 60000, "seconds that turns of a worker may take all the time before it refuses new calls; 0: never")
 CONF_INT(connections_per_ip, "limits.connections_per_ip", "", 1000, 1, 10000000, "client connections of one address")
 CONF_MS(header_timeout_ms, "timeouts.client_header", "", 10000, 100, 600000, "seconds for a client's head")
 CONF_MS(body_idle_ms, "timeouts.client_body", "", 30000, 100, 600000, "seconds without a byte of a client's body")
@@ -70,4 +77,5 @@ CONF_LIST(plugin_dirs, "plugin_dirs", "", "folders with plugins, searched in ord
 CONF_INT(lua_memory_bytes, "lua.memory_bytes", "", 268435456, 8388608, 17179869184, "memory cap of one Lua state")
 CONF_INT(lua_instructions, "lua.instructions", "", 5000000, 10000, 10000000000, "instruction budget of one hook or route between two yields")
 CONF_INT(lua_turn_ms, "lua.watchdog_ms", "", 250, 10, 60000, "a turn of a worker above this names its plugin in the log")
+CONF_INT(lua_stuck_ms, "lua.stuck_ms", "", 10000, 0, 3600000, "a worker stuck in a plugin for so long ends the process, which names the plugin; 0: never")
 // clang-format on

@@ -12,14 +12,20 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define GATHER_NS 5000000L
+// Lines gather so long, or until they are so many: a gateway that writes a few lines a second, or
+// thousands, wakes this thread at most 50 times a second.
+#define GATHER_NS 20000000L
+#define HURRY_BYTES ((size_t)256 * 1024)
+#define HURRY_LINES ((size_t)2048)
 #define QUEUE_BYTES ((size_t)8 * 1024 * 1024)
 #define QUEUE_LINES ((size_t)16384)
-#define BATCH_BYTES ((size_t)64 * 1024)
+#define BATCH_BYTES ((size_t)256 * 1024)
 #define PIPE_CHUNK ((size_t)4096) // what a writable pipe takes without blocking (PIPE_BUF)
 #define STOP_MS 1000
 #define POLL_MS 50
@@ -31,12 +37,15 @@ struct log_node {
 
 enum log_state { LOG_DIRECT, LOG_RUNNING, LOG_WEDGED };
 
+enum sink_kind { SINK_OTHER, SINK_FILE, SINK_PIPE, SINK_SOCKET };
+
 // Where lines go. Belongs to the log thread while it runs, else to the holder of the mutex.
 struct sink {
     int fd;      // descriptor given to log_start, else 2
     int file_fd; // -1: none
     char *path;
-    bool is_regular; // what is written to now
+    enum sink_kind kind; // what is written to now
+    size_t pipe_size;
 };
 
 static struct {
@@ -57,6 +66,7 @@ static struct {
     atomic_size_t queued_bytes, queued_lines;
     struct mpsc queue;
     sem_t wake;
+    sem_t hurry; // no more gathering
     struct sink sink;
 } g = {
     .mutex = PTHREAD_MUTEX_INITIALIZER,
@@ -70,6 +80,7 @@ static void init_once(void)
     pthread_condattr_t attr;
     mpsc_init(&g.queue);
     gw_require(sem_init(&g.wake, 0, 0) == 0);
+    gw_require(sem_init(&g.hurry, 0, 0) == 0);
     gw_require(pthread_condattr_init(&attr) == 0);
     gw_require(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) == 0);
     gw_require(pthread_cond_init(&g.ended_cond, &attr) == 0);
@@ -100,7 +111,30 @@ static int sink_current(const struct sink *sink)
 static void sink_look(struct sink *sink)
 {
     struct stat info;
-    sink->is_regular = fstat(sink_current(sink), &info) == 0 && S_ISREG(info.st_mode);
+    int fd = sink_current(sink), size = 0;
+    sink->kind = SINK_OTHER;
+    if (fstat(fd, &info) != 0)
+        return;
+    if (S_ISREG(info.st_mode))
+        sink->kind = SINK_FILE;
+    else if (S_ISSOCK(info.st_mode))
+        sink->kind = SINK_SOCKET;
+    else if (S_ISFIFO(info.st_mode) && (size = fcntl(fd, F_GETPIPE_SZ)) > 0)
+        sink->kind = SINK_PIPE;
+    sink->pipe_size = (size_t)size;
+}
+
+// What a descriptor that polls as writable takes without blocking. A pipe has room in pages, of
+// which up to two may be filled in part.
+static size_t room_of(const struct sink *sink, int fd)
+{
+    int queued = 0;
+    if (sink->kind == SINK_SOCKET)
+        return BATCH_BYTES; // is asked not to block
+    if (sink->kind != SINK_PIPE || ioctl(fd, FIONREAD, &queued) != 0 || queued < 0)
+        return PIPE_CHUNK;
+    size_t used = queued ? ((size_t)queued / PIPE_CHUNK + 2) * PIPE_CHUNK : 0;
+    return used + PIPE_CHUNK < sink->pipe_size ? sink->pipe_size - used : PIPE_CHUNK;
 }
 
 static int open_file(const char *path)
@@ -125,7 +159,7 @@ static struct slice sink_write(struct sink *sink, struct slice bytes)
     int fd = sink_current(sink);
     while (bytes.len > 0) {
         size_t size = bytes.len;
-        if (!sink->is_regular) {
+        if (sink->kind != SINK_FILE) {
             struct pollfd ready = {.fd = fd, .events = POLLOUT};
             bool is_late = is_past_stop();
             int count = poll(&ready, 1, is_late ? 0 : POLL_MS);
@@ -136,10 +170,13 @@ static struct slice sink_write(struct sink *sink, struct slice bytes)
                     return bytes;
                 continue;
             }
-            if (size > PIPE_CHUNK)
-                size = PIPE_CHUNK;
+            size_t room = room_of(sink, fd);
+            if (size > room)
+                size = room;
         }
-        ssize_t done = write(fd, bytes.ptr, size);
+        ssize_t done = sink->kind == SINK_SOCKET
+                           ? send(fd, bytes.ptr, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+                           : write(fd, bytes.ptr, size);
         if (done < 0) {
             if (errno == EINTR || (errno == EAGAIN && !is_past_stop()))
                 continue;
@@ -234,6 +271,23 @@ static void drain_queue(struct batch *batch)
     batch_flush(batch);
 }
 
+// Waits for more lines, unless somebody is in a hurry.
+static void gather(void)
+{
+    struct timespec until;
+    if (atomic_load(&g.stop_at_ms) != 0)
+        return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += GATHER_NS;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
+    (void)sem_timedwait(&g.hurry, &until);
+    while (sem_trywait(&g.hurry) == 0)
+        continue;
+}
+
 static void *log_main(void *arg)
 {
     struct batch batch = {.text = BUF_INIT(0)};
@@ -259,10 +313,7 @@ static void *log_main(void *arg)
         if (mpsc_sleep(&g.queue)) {
             while (sem_wait(&g.wake) != 0)
                 continue;
-            // Lines gather for a moment: a busy gateway wakes this thread 200 times a second, not
-            // once per exchange.
-            if (atomic_load(&g.stop_at_ms) == 0)
-                nanosleep(&(struct timespec){0, GATHER_NS}, NULL);
+            gather();
         }
     }
     buf_free(&batch.text);
@@ -315,6 +366,7 @@ void log_stop(void)
     }
     uint64_t stop_at = monotonic_ms() + STOP_MS;
     atomic_store(&g.stop_at_ms, stop_at);
+    sem_post(&g.hurry);
     sem_post(&g.wake);
     // The thread polls, so it ends soon after its time; but a terminal or a disk may hold it in
     // write() for good. Then it is left behind, and lines go on into its queue until that is full.
@@ -441,9 +493,13 @@ static bool write_direct(struct slice line)
 // Counts a line in, unless the queue is full.
 static bool take_place(size_t len)
 {
-    bool has_lines = atomic_fetch_add(&g.queued_lines, 1) < QUEUE_LINES;
-    if (has_lines && atomic_fetch_add(&g.queued_bytes, len) + len <= QUEUE_BYTES)
+    size_t lines = atomic_fetch_add(&g.queued_lines, 1), bytes = 0;
+    bool has_lines = lines < QUEUE_LINES;
+    if (has_lines && (bytes = atomic_fetch_add(&g.queued_bytes, len)) + len <= QUEUE_BYTES) {
+        if (lines == HURRY_LINES || (bytes < HURRY_BYTES && bytes + len >= HURRY_BYTES))
+            sem_post(&g.hurry);
         return true;
+    }
     if (has_lines)
         atomic_fetch_sub(&g.queued_bytes, len);
     atomic_fetch_sub(&g.queued_lines, 1);

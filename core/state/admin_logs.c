@@ -5,7 +5,9 @@
 #include "state/admin_impl.h"
 #include <stdio.h>
 
-#define TOTAL_CAP 200000
+#define TOTAL_CAP 100000
+// Up to so many rows of a key, user or error are looked at one by one for the other filters.
+#define FEW_ROWS 20000
 #define PRUNE_STEP 2000
 #define ROLLUPS_MAX 20000
 #define SECOND_MS INT64_C(1000)
@@ -19,15 +21,15 @@
     "l.cache_write_1h, l.audio_in, l.image_in, l.output, l.reasoning, l.audio_out, "               \
     "l.server_calls, l.usage_flags, l.cost_nano, l.price_version"
 #define JOINS                                                                                      \
-    " FROM request_logs l LEFT JOIN state.api_keys k ON k.id = l.key_id "                          \
+    "LEFT JOIN state.api_keys k ON k.id = l.key_id "                                               \
     "LEFT JOIN state.upstreams u ON u.id = l.upstream_id "
 #define COLUMN_COUNT 45
 
 // From the third column (created_ms) on, the names in the answer; booleans and JSON apart.
-enum shape { PLAIN, BOOLEAN, JSON };
+enum column_shape { PLAIN, BOOLEAN, JSON };
 static const struct {
     const char *name;
-    enum shape shape;
+    enum column_shape shape;
 } shown[] = {
     {"seq", PLAIN},
     {"id", PLAIN},
@@ -120,32 +122,50 @@ static void put_row(struct json_out *json, const struct db_value *row)
     json_object_end(json);
 }
 
+// A query goes one of two ways: by the index of its key, user or error, or through the index that
+// holds all that is filtered by in the order of time, which costs 50 ns per row passed over.
 struct filter {
-    struct slice where; // constant pieces
-    struct db_value args[12];
+    struct slice where; // constant pieces: all of them
+    struct db_value args[8];
     size_t count;
+    size_t others;      // pieces beside the chosen index's own and created_ms
+    const char *index;  // of key, user or error; NULL: none of them is asked for
+    struct slice first; // that index's own pieces, with created_ms; their values:
+    struct db_value first_args[4];
+    size_t first_count;
     bool is_void; // names a key or upstream that does not exist
 };
 
+static int put_piece(struct admin_job *job, struct slice *where, const char *piece)
+{
+    *where = arena_printf(job->arena, "%.*s%s%s", SLICE_FMT(*where),
+                          where->len ? " AND " : "WHERE ", piece);
+    return where->ptr ? 0 : GW_ENOMEM;
+}
+
+// index: that serves this piece; "": created_ms, which all of them serve; NULL: none does.
 static int add_piece(struct admin_job *job, struct filter *filter, const char *piece,
-                     struct db_value value)
+                     const char *index, struct db_value value)
 {
     if (value.kind == DB_NULL)
         return 0;
-    // The first piece chooses the index: each is followed by created_ms, the order of the answer. A
-    // plus keeps the planner from a wider one, such as all rows of status 200.
-    bool is_range = slice_starts(slice_str(piece), "l.created_ms");
-    filter->where = arena_printf(job->arena, "%.*s%s%s", SLICE_FMT(filter->where),
-                                 filter->count == 0 ? "WHERE "
-                                 : is_range         ? " AND "
-                                                    : " AND +",
-                                 piece);
+    int err = put_piece(job, &filter->where, piece);
     filter->args[filter->count++] = value;
-    return filter->where.ptr ? 0 : GW_ENOMEM;
+    bool is_range = index && !*index;
+    if (index && *index && !filter->index)
+        filter->index = index;
+    else if (!is_range) {
+        filter->others++;
+        return err;
+    }
+    if (err == 0)
+        err = put_piece(job, &filter->first, piece);
+    filter->first_args[filter->first_count++] = value;
+    return err;
 }
 
 static int add_uid(struct db *db, struct admin_job *job, struct filter *filter, yyjson_val *request,
-                   const char *name, struct slice find, const char *piece)
+                   const char *name, struct slice find, const char *piece, const char *index)
 {
     struct db_value uid;
     int64_t id = 0;
@@ -156,14 +176,14 @@ static int add_uid(struct db *db, struct admin_job *job, struct filter *filter, 
     if (err)
         return err;
     filter->is_void = filter->is_void || id == 0;
-    return add_piece(job, filter, piece, DB_INT_VALUE(id));
+    return add_piece(job, filter, piece, index, DB_INT_VALUE(id));
 }
 
 static int read_filter(struct db *db, struct admin_job *job, yyjson_val *request,
                        struct filter *filter)
 {
     struct db_value start, end, status, model, user;
-    *filter = (struct filter){.where = SLICE_LIT("")};
+    *filter = (struct filter){.where = SLICE_LIT(""), .first = SLICE_LIT("")};
     int err = admin_whole(job, request, "start_ms", INT64_MIN, INT64_MAX, &start);
     if (err == 0)
         err = admin_whole(job, request, "end_ms", INT64_MIN, INT64_MAX, &end);
@@ -173,26 +193,89 @@ static int read_filter(struct db *db, struct admin_job *job, yyjson_val *request
         err = admin_whole(job, request, "user_id", 1, INT64_MAX, &user);
     if (err == 0)
         err = admin_text(job, request, "model", 0, 256, &model);
+    if (err)
+        return err;
     if (model.kind == DB_TEXT && model.bytes.len == 0)
         model = DB_NULL_VALUE;
+    err = add_uid(db, job, filter, request, "key_uid",
+                  SLICE_LIT("SELECT id FROM state.api_keys WHERE uid = ?"), "l.key_id = ?",
+                  "request_logs_key");
     if (err == 0)
-        err = add_uid(db, job, filter, request, "key_uid",
-                      SLICE_LIT("SELECT id FROM state.api_keys WHERE uid = ?"), "l.key_id = ?");
+        err = add_piece(job, filter, "l.user_id = ?", "request_logs_user", user);
+    // The index of errors is a partial one: its condition has to stand in the text.
+    bool is_error = status.kind == DB_INT && status.integer >= 400;
     if (err == 0)
-        err =
-            add_uid(db, job, filter, request, "upstream_uid",
-                    SLICE_LIT("SELECT id FROM state.upstreams WHERE uid = ?"), "l.upstream_id = ?");
+        err = add_piece(job, filter, is_error ? "l.status = ? AND l.status >= 400" : "l.status = ?",
+                        is_error ? "request_logs_error" : NULL, status);
     if (err == 0)
-        err = add_piece(job, filter, "l.user_id = ?", user);
+        err = add_uid(db, job, filter, request, "upstream_uid",
+                      SLICE_LIT("SELECT id FROM state.upstreams WHERE uid = ?"),
+                      "l.upstream_id = ?", NULL);
     if (err == 0)
-        err = add_piece(job, filter, "l.model = ?", model);
+        err = add_piece(job, filter, "l.model = ?", NULL, model);
     if (err == 0)
-        err = add_piece(job, filter, "l.status = ?", status);
+        err = add_piece(job, filter, "l.created_ms >= ?", "", start);
     if (err == 0)
-        err = add_piece(job, filter, "l.created_ms >= ?", start);
-    if (err == 0)
-        err = add_piece(job, filter, "l.created_ms <= ?", end);
+        err = add_piece(job, filter, "l.created_ms <= ?", "", end);
     return err;
+}
+
+static int count_rows(struct db *db, struct admin_job *job, const char *index, struct slice where,
+                      const struct db_value *args, size_t arg_count, int64_t cap, int64_t *out)
+{
+    struct db_value values[10];
+    struct slice sql = arena_printf(
+        job->arena,
+        "SELECT count(*) FROM (SELECT 1 FROM request_logs l INDEXED BY %s %.*s LIMIT ?)", index,
+        SLICE_FMT(where));
+    if (!sql.ptr)
+        return GW_ENOMEM;
+    for (size_t i = 0; i < arg_count; i++)
+        values[i] = args[i];
+    values[arg_count] = DB_INT_VALUE(cap + 1);
+    return admin_count(db, sql, values, arg_count + 1, out);
+}
+
+// Counts up to TOTAL_CAP and says which index the list is to use.
+static int count_total(struct db *db, struct admin_job *job, const struct filter *filter,
+                       const char **index, int64_t *total)
+{
+    int64_t few = 0;
+    int err = 0;
+    *index = filter->index;
+    if (filter->index && filter->others) {
+        err = count_rows(db, job, filter->index, filter->first, filter->first_args,
+                         filter->first_count, FEW_ROWS, &few);
+        if (few > FEW_ROWS)
+            *index = NULL;
+    }
+    if (!*index)
+        *index = "request_logs_time";
+    return err ? err
+               : count_rows(db, job, *index, filter->where, filter->args, filter->count, TOTAL_CAP,
+                            total);
+}
+
+// Pages by number are found inside the index; only the rows shown are read.
+static int find_page(struct db *db, struct admin_job *job, const struct filter *filter,
+                     const char *index, const struct admin_page *page, struct db_rows *rows)
+{
+    struct db_value values[10];
+    size_t count = filter->count;
+    struct slice sql = arena_printf(
+        job->arena,
+        "SELECT " COLUMNS " FROM (SELECT l.seq AS seq FROM request_logs l INDEXED BY %s %.*s "
+        "ORDER BY l.created_ms DESC, l.seq DESC LIMIT ? OFFSET ?) p "
+        "CROSS JOIN request_logs l ON l.seq = p.seq " JOINS
+        "ORDER BY l.created_ms DESC, l.seq DESC",
+        index, SLICE_FMT(filter->where));
+    if (!sql.ptr)
+        return GW_ENOMEM;
+    for (size_t i = 0; i < count; i++)
+        values[i] = filter->args[i];
+    values[count++] = DB_INT_VALUE(page->limit);
+    values[count++] = DB_INT_VALUE(page->offset);
+    return db_run(db, sql, values, count, job->arena, 1000, rows);
 }
 
 int admin_log_list(struct db *db, struct admin_job *job, yyjson_val *request)
@@ -212,22 +295,10 @@ int admin_log_list(struct db *db, struct admin_job *job, yyjson_val *request)
     if (err)
         return err;
     if (!filter.is_void) {
-        struct slice count = arena_printf(
-            job->arena, "SELECT count(*) FROM (SELECT 1 FROM request_logs l %.*s LIMIT ?)",
-            SLICE_FMT(filter.where));
-        struct slice select =
-            arena_printf(job->arena,
-                         "SELECT " COLUMNS JOINS "%.*s ORDER BY l.created_ms DESC, l.seq DESC "
-                         "LIMIT ? OFFSET ?",
-                         SLICE_FMT(filter.where));
-        if (!count.ptr || !select.ptr)
-            return GW_ENOMEM;
-        filter.args[filter.count] = DB_INT_VALUE(TOTAL_CAP + 1);
-        err = admin_count(db, count, filter.args, filter.count + 1, &total);
-        filter.args[filter.count] = DB_INT_VALUE(page.limit);
-        filter.args[filter.count + 1] = DB_INT_VALUE(page.offset);
-        if (err == 0)
-            err = db_run(db, select, filter.args, filter.count + 2, job->arena, 1000, &rows);
+        const char *index = NULL;
+        err = count_total(db, job, &filter, &index, &total);
+        if (err == 0 && (total > page.offset || total > TOTAL_CAP))
+            err = find_page(db, job, &filter, index, &page, &rows);
         if (err)
             return err;
     }
@@ -251,8 +322,8 @@ int admin_log_list(struct db *db, struct admin_job *job, yyjson_val *request)
 int admin_log_get(struct db *db, struct admin_job *job, yyjson_val *request)
 {
     static const char *const names[] = {"id", NULL};
-    // The row's time is near the id's; a long stream's row may have been written later.
-    static const int64_t after_ms[] = {60 * SECOND_MS, 6 * 3600 * SECOND_MS};
+    // The row's time is the id's but for a moment; clocks may have been set meanwhile.
+    static const int64_t around_ms[] = {100, 60 * SECOND_MS, 6 * 3600 * SECOND_MS};
     struct db_rows rows = {0};
     struct slice text;
     struct gw_id id;
@@ -262,14 +333,15 @@ int admin_log_get(struct db *db, struct admin_job *job, yyjson_val *request)
     if (err)
         return err;
     bool is_id = id_parse(text, &id) == 0;
-    for (size_t i = 0; i < 2 && is_id && err == 0 && rows.row_count == 0; i++) {
+    for (size_t i = 0; i < 3 && is_id && err == 0 && rows.row_count == 0; i++) {
         struct db_value args[] = {
-            DB_INT_VALUE(id_wall_ms(&id) - 60 * SECOND_MS),
-            DB_INT_VALUE(id_wall_ms(&id) + after_ms[i]),
+            DB_INT_VALUE(id_wall_ms(&id) - around_ms[i]),
+            DB_INT_VALUE(id_wall_ms(&id) + around_ms[i]),
             DB_BLOB_VALUE(slice_of((const char *)id.bytes, sizeof(id.bytes))),
         };
         err = db_run(db,
-                     SLICE_LIT("SELECT " COLUMNS JOINS "WHERE l.created_ms >= ? AND "
+                     SLICE_LIT("SELECT " COLUMNS " FROM request_logs l " JOINS
+                               "WHERE l.created_ms >= ? AND "
                                "l.created_ms <= ? AND l.exchange_id = ? LIMIT 1"),
                      args, 3, job->arena, 1, &rows);
     }

@@ -7,7 +7,7 @@
 #define COLUMNS                                                                                    \
     "id, uid, name, provider, base_url, api_key_enc, key_mask, formats, models, is_default, "      \
     "is_active, timeout_s, weight, priority, passthrough, disconnect, connect_ms, tls_ms, "        \
-    "first_byte_ms, event_ms, config, created_ms, updated_ms"
+    "first_byte_ms, event_ms, config, created_ms, updated_ms, max_concurrency"
 enum column {
     C_ID,
     C_UID,
@@ -32,6 +32,7 @@ enum column {
     C_CONFIG,
     C_CREATED,
     C_UPDATED,
+    C_CONCURRENCY,
     C_COUNT
 };
 
@@ -81,6 +82,7 @@ static void put_row(struct admin_job *job, struct json_out *json, const struct d
     admin_put(json, "tls_ms", &row[C_TLS]);
     admin_put(json, "first_byte_ms", &row[C_FIRST_BYTE]);
     admin_put(json, "event_ms", &row[C_EVENT]);
+    admin_put(json, "max_concurrency", &row[C_CONCURRENCY]);
     admin_put_json(json, "config", &row[C_CONFIG]);
     admin_put(json, "created_ms", &row[C_CREATED]);
     admin_put(json, "updated_ms", &row[C_UPDATED]);

@@ -1,6 +1,8 @@
 // The applier: reads the journal after the last record a database has, folds a batch into it and
 // moves its mark, all in one transaction. So a crash at any point leaves each record folded once:
-// mark and effect are there together or not at all, and the journal keeps what is not marked.
+// mark and effect are there together or not at all, and the journal keeps what is not marked. The
+// mark is read again inside the transaction: should the applier of another process have been there
+// (an upgrade, main/upgrade.c), the batch is given up and the next one starts after its mark.
 //
 // A batch is folded fast, sums first. When one of its records is refused the batch is rolled back
 // and folded record by record, each under a savepoint; the bad one goes to quarantine.
@@ -14,10 +16,19 @@
 #include <stdlib.h>
 #include <time.h>
 
-#define BATCH_MAX 2000
+#define BATCH_MAX 4096
+// What a database is given without waiting for more.
+#define BATCH_FULL 2000
+// Rows must be readable within 200 ms, 25 of which the journal may take.
+#define GATHER_LOGS_MS 80
+#define GATHER_MAIN_MS 150
 #define BATCH_BYTES_MAX (8u << 20)
 #define RETRY_MS 250
+#define SHARED_LOOK_MS 50 // while another process writes the journal
 #define HOUR_MS 3600000
+
+#define ROW_COLUMNS 43
+#define ROW_GROUP 16 // rows of one statement: its own cost is shared
 
 struct fact {
     int64_t seq;
@@ -26,8 +37,13 @@ struct fact {
 
 struct batch {
     struct arena *arena;
-    struct fact facts[BATCH_MAX];
+    struct buf scratch;
+    struct fact facts[BATCH_MAX + JOURNAL_ROW_RECORDS];
     size_t count, bytes;
+    struct db_value rows[ROW_GROUP][ROW_COLUMNS]; // of the logs, not written yet
+    size_t row_count;
+    int64_t after;
+    bool is_from_memory; // never left it: no checksums to compare
 };
 
 // Sums of one hour, key, upstream and model.
@@ -46,9 +62,14 @@ struct key_sum {
 struct sums {
     struct arena *arena;
     struct map *rollup_of, *key_of;
-    struct rollup *rollups;
-    struct key_sum *keys;
+    struct rollup *rollups, *last_rollup; // last: calls of one key often come in a row
+    struct key_sum *keys, *last_key;
 };
+
+static int run(struct db *db, const char *sql)
+{
+    return db_run(db, slice_str(sql), NULL, 0, NULL, 0, NULL);
+}
 
 static int open_side(struct applier_side *side, const char *name, const char *path, int flags,
                      pthread_mutex_t *mutex, char *error, size_t error_size)
@@ -76,6 +97,8 @@ int applier_open(struct journal *journal, const struct journal_options *options,
                  size_t error_size)
 {
     int flags = options->is_durable ? DB_OPEN_FULL_SYNC : 0;
+    journal->logs.gather_ms = GATHER_LOGS_MS;
+    journal->main.gather_ms = GATHER_MAIN_MS;
     int err = db_open(options->journal_path, DB_OPEN_READONLY, &journal->reader, error, error_size);
     if (err == 0)
         err = open_side(&journal->main, "main", options->main_path, flags, options->main_mutex,
@@ -83,6 +106,14 @@ int applier_open(struct journal *journal, const struct journal_options *options,
     if (err == 0)
         err = open_side(&journal->logs, "logs", options->logs_path, flags, options->logs_mutex,
                         error, error_size);
+    // Rows of many keys go all over the index by key: its pages stay here between batches, and
+    // several changes of one share a write.
+    if (err == 0)
+        err = run(journal->logs.db, "PRAGMA cache_size = -24576");
+    if (err == 0)
+        err = run(journal->logs.db, "PRAGMA wal_autocheckpoint = 4000");
+    if (err == 0)
+        err = run(journal->main.db, "PRAGMA wal_autocheckpoint = 4000");
     return err;
 }
 
@@ -93,34 +124,114 @@ void applier_close_files(struct journal *journal)
     db_close(journal->logs.db);
 }
 
-static int on_fact(void *user, const struct db_value *row, size_t count)
+static void add_fact(struct batch *batch, int64_t seq, struct slice bytes)
+{
+    if (seq > batch->after)
+        batch->facts[batch->count++] = (struct fact){seq, bytes};
+}
+
+// The records of a row of several, walked twice: numbers go back from the row's. False: not such a
+// row, or a damaged one, which then counts as one bad record.
+static bool add_group(struct batch *batch, int64_t seq, struct slice row)
+{
+    size_t count = 0;
+    if (row.len < 2 || (unsigned char)row.ptr[0] != JOURNAL_GROUP ||
+        row.ptr[1] != JOURNAL_GROUP_VERSION)
+        return false;
+    for (int round = 0; round < 2; round++) {
+        struct slice rest = slice_from(row, 2);
+        int64_t at = seq - (int64_t)count;
+        while (rest.len) {
+            const unsigned char *head = (const unsigned char *)rest.ptr;
+            if (rest.len < 4)
+                return false;
+            size_t len =
+                head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
+            if (len > rest.len - 4)
+                return false;
+            if (round == 1)
+                add_fact(batch, ++at, slice_of(rest.ptr + 4, len));
+            else if (++count > JOURNAL_ROW_RECORDS)
+                return false;
+            rest = slice_from(rest, 4 + len);
+        }
+    }
+    return true;
+}
+
+static int on_row(void *user, const struct db_value *row, size_t count)
 {
     struct batch *batch = user;
     (void)count;
-    if (batch->bytes > BATCH_BYTES_MAX)
+    if (batch->bytes > BATCH_BYTES_MAX || batch->count >= BATCH_MAX)
         return GW_EAGAIN;
-    struct fact *fact = &batch->facts[batch->count];
-    fact->seq = row[0].integer;
-    fact->bytes = arena_copy(batch->arena, row[1].bytes);
-    if (!fact->bytes.ptr)
+    struct slice bytes = arena_copy(batch->arena, row[1].bytes);
+    if (!bytes.ptr)
         return GW_ENOMEM;
-    batch->bytes += fact->bytes.len;
-    batch->count++;
+    batch->bytes += bytes.len;
+    if (!add_group(batch, row[0].integer, bytes))
+        add_fact(batch, row[0].integer, bytes);
     return 0;
 }
 
-static int read_batch(struct journal *journal, int64_t after, struct batch *batch)
+static int read_batch(struct journal *journal, struct batch *batch)
 {
-    struct db_value args[] = {DB_INT_VALUE(after), DB_INT_VALUE(BATCH_MAX)};
-    batch->count = batch->bytes = 0;
+    struct db_value args[] = {DB_INT_VALUE(batch->after), DB_INT_VALUE(BATCH_MAX)};
     int err = db_each(journal->reader,
                       SLICE_LIT("SELECT seq, record FROM journal WHERE seq > ? "
                                 "ORDER BY seq LIMIT ?"),
-                      args, 2, on_fact, batch);
+                      args, 2, on_row, batch);
     return err == GW_EAGAIN ? 0 : err;
 }
 
-static int check_fact(const struct fact *fact, enum journal_kind *kind, struct slice *payload)
+// The same from the groups that the journal thread has handed over. False: they do not begin here.
+static bool take_handed(struct journal *journal, struct batch *batch)
+{
+    int64_t last = batch->after;
+    pthread_mutex_lock(&journal->mutex);
+    const struct journal_group *group = journal->handed_first;
+    for (; group && batch->count < BATCH_MAX; group = group->next) {
+        if (group->first_seq > last + 1)
+            break;
+        int64_t seq = group->first_seq;
+        if (group->last_seq <= last)
+            continue;
+        const struct journal_record *record = group->records;
+        for (; record && batch->count < BATCH_MAX; record = record->next)
+            add_fact(batch, seq++, slice_of(record->bytes, record->len));
+        last = group->last_seq;
+    }
+    pthread_mutex_unlock(&journal->mutex);
+    return batch->count > 0;
+}
+
+// Frees the groups that both databases have.
+static void drop_handed(struct journal *journal)
+{
+    int64_t main_seq = atomic_load(&journal->main.applied_seq);
+    int64_t seq = atomic_load(&journal->logs.applied_seq);
+    seq = main_seq < seq ? main_seq : seq;
+    for (;;) {
+        pthread_mutex_lock(&journal->mutex);
+        struct journal_group *group = journal->handed_first;
+        if (group && group->last_seq <= seq) {
+            journal->handed_first = group->next;
+            journal->handed_bytes -= group->bytes;
+            if (!group->next)
+                journal->handed_last = NULL;
+        } else {
+            group = NULL;
+        }
+        pthread_mutex_unlock(&journal->mutex);
+        if (!group)
+            return;
+        journal_free_records(group->records);
+        free(group);
+    }
+}
+
+static int check_fact(const struct fact *fact, bool has_crc, enum journal_kind *kind,
+                      struct slice *payload)
 {
     if (fact->bytes.len < JOURNAL_HEAD + JOURNAL_TAIL)
         return GW_ECORRUPT;
@@ -128,7 +239,7 @@ static int check_fact(const struct fact *fact, enum journal_kind *kind, struct s
     const unsigned char *tail = (const unsigned char *)fact->bytes.ptr + len;
     uint32_t crc = (uint32_t)tail[0] | (uint32_t)tail[1] << 8 | (uint32_t)tail[2] << 16 |
                    (uint32_t)tail[3] << 24;
-    if (crc != journal_crc32(fact->bytes.ptr, len))
+    if (has_crc && crc != journal_crc32(fact->bytes.ptr, len))
         return GW_ECORRUPT;
     *kind = (enum journal_kind)(unsigned char)fact->bytes.ptr[0];
     *payload = slice_of(fact->bytes.ptr + JOURNAL_HEAD, len - JOURNAL_HEAD);
@@ -155,10 +266,14 @@ static struct rollup *rollup_of(struct sums *sums, const struct log_record *reco
     char key[sizeof(head) + 512];
     if (model.len > 512)
         model.len = 512;
+    struct rollup *last = sums->last_rollup;
+    if (last && last->hour_ms == head[0] && last->key_id == head[1] &&
+        last->upstream_id == head[2] && slice_eq(last->model, model))
+        return last;
     memcpy(key, head, sizeof(head));
     memcpy(key + sizeof(head), model.len ? model.ptr : "", model.len);
     struct slice name = slice_of(key, sizeof(head) + model.len);
-    struct rollup *rollup = map_get(sums->rollup_of, name);
+    struct rollup *rollup = sums->last_rollup = map_get(sums->rollup_of, name);
     if (rollup)
         return rollup;
     rollup = arena_zalloc(sums->arena, sizeof(*rollup));
@@ -176,7 +291,9 @@ static struct rollup *rollup_of(struct sums *sums, const struct log_record *reco
 static struct key_sum *key_sum_of(struct sums *sums, int64_t id)
 {
     struct slice name = slice_of((const char *)&id, sizeof(id));
-    struct key_sum *sum = map_get(sums->key_of, name);
+    if (sums->last_key && sums->last_key->id == id)
+        return sums->last_key;
+    struct key_sum *sum = sums->last_key = map_get(sums->key_of, name);
     if (sum)
         return sum;
     sum = arena_zalloc(sums->arena, sizeof(*sum));
@@ -306,18 +423,25 @@ static struct db_value id_or_null(int64_t id)
     return id ? DB_INT_VALUE(id) : DB_NULL_VALUE;
 }
 
-static int write_row(struct db *db, int64_t seq, const struct log_record *record)
+#define ROW                                                                                        \
+    "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+#define ROWS_4 ROW "," ROW "," ROW "," ROW
+#define INTO_LOGS                                                                                  \
+    "INTO request_logs (seq, exchange_id, created_ms, key_id, user_id, "                           \
+    "upstream_id, key_prefix, request_id, client_ip, user_agent, method, path, dialect, model, "   \
+    "upstream_model, status, is_stream, is_success, duration_ms, ttft_ms, bytes_in, bytes_out, "   \
+    "finish, error_code, error_message, flags, session, plugin, discounts, attempts, input, "      \
+    "cache_read, cache_write_5m, cache_write_1h, audio_in, image_in, output, reasoning, "          \
+    "audio_out, server_calls, usage_flags, cost_nano, price_version) VALUES "
+
+// id and attempts live until the row is written, as do the record's texts.
+static void fill_row(struct db_value *row, int64_t seq, const struct log_record *record,
+                     struct slice id, struct slice attempts)
 {
-    struct buf attempts = BUF_INIT(0);
-    int err = attempts_json(record, &attempts);
-    if (err) {
-        buf_free(&attempts);
-        return err;
-    }
     const struct usage *usage = &record->usage;
-    const struct db_value args[] = {
+    const struct db_value values[] = {
         DB_INT_VALUE(seq),
-        DB_BLOB_VALUE(slice_of((const char *)record->id.bytes, 16)),
+        DB_BLOB_VALUE(id),
         DB_INT_VALUE(record->created_ms),
         id_or_null(record->key_id),
         id_or_null(record->user_id),
@@ -345,7 +469,7 @@ static int write_row(struct db *db, int64_t seq, const struct log_record *record
         DB_TEXT_VALUE(record->session),
         DB_TEXT_VALUE(record->plugin),
         DB_TEXT_VALUE(record->discounts_json),
-        DB_TEXT_VALUE(buf_slice(&attempts)),
+        DB_TEXT_VALUE(attempts),
         DB_INT_VALUE(clamp(usage->input)),
         DB_INT_VALUE(clamp(usage->cache_read)),
         DB_INT_VALUE(clamp(usage->cache_write_5m)),
@@ -360,48 +484,72 @@ static int write_row(struct db *db, int64_t seq, const struct log_record *record
         DB_INT_VALUE(record->cost_nano),
         id_or_null(record->price_version),
     };
-    err = db_run(
-        db,
-        SLICE_LIT("INSERT INTO request_logs (seq, exchange_id, created_ms, key_id, user_id, "
-                  "upstream_id, key_prefix, request_id, client_ip, user_agent, method, path, "
-                  "dialect, model, upstream_model, status, is_stream, is_success, duration_ms, "
-                  "ttft_ms, bytes_in, bytes_out, finish, error_code, error_message, flags, "
-                  "session, plugin, discounts, attempts, input, cache_read, cache_write_5m, "
-                  "cache_write_1h, audio_in, image_in, output, reasoning, audio_out, "
-                  "server_calls, usage_flags, cost_nano, price_version) VALUES "
-                  "(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,"
-                  "?,?,?,?)"),
-        args, sizeof(args) / sizeof(args[0]), NULL, 0, NULL);
-    buf_free(&attempts);
+    _Static_assert(sizeof(values) == ROW_COLUMNS * sizeof(values[0]), "one value per column");
+    memcpy(row, values, sizeof(values));
+}
+
+// Writes the rows that have gathered. Many at once roll the whole batch back when one is refused: a
+// statement that could be undone alone would keep a copy of each page it changes.
+static int write_rows(struct db *db, struct batch *batch)
+{
+    int err = 0;
+    if (batch->row_count == ROW_GROUP)
+        err = db_run(
+            db, SLICE_LIT("INSERT OR ROLLBACK " INTO_LOGS ROWS_4 "," ROWS_4 "," ROWS_4 "," ROWS_4),
+            batch->rows[0], (size_t)ROW_GROUP * ROW_COLUMNS, NULL, 0, NULL);
+    for (size_t i = 0; batch->row_count < ROW_GROUP && i < batch->row_count && err == 0; i++)
+        err = db_run(db, SLICE_LIT("INSERT " INTO_LOGS ROW), batch->rows[i], ROW_COLUMNS, NULL, 0,
+                     NULL);
+    batch->row_count = 0;
     return err;
 }
 
+static int add_row(struct db *db, struct batch *batch, int64_t seq, const struct log_record *record)
+{
+    size_t id_len = sizeof(record->id.bytes);
+    buf_clear(&batch->scratch);
+    int err = attempts_json(record, &batch->scratch);
+    if (err == 0)
+        err = buf_append(&batch->scratch, slice_of((const char *)record->id.bytes, id_len));
+    if (err)
+        return err;
+    struct slice kept = arena_copy(batch->arena, buf_slice(&batch->scratch));
+    if (!kept.ptr)
+        return GW_ENOMEM;
+    fill_row(batch->rows[batch->row_count++], seq, record, slice_from(kept, kept.len - id_len),
+             slice_of(kept.ptr, kept.len - id_len));
+    return batch->row_count == ROW_GROUP ? write_rows(db, batch) : 0;
+}
+
 // Folds some facts. GW_ECORRUPT, GW_EINVAL …: one of them is bad.
-static int fold(struct journal *journal, struct applier_side *side, const struct fact *facts,
-                size_t count, struct arena *arena)
+static int fold(struct journal *journal, struct applier_side *side, struct batch *batch,
+                size_t first, size_t count)
 {
     bool is_main = side == &journal->main;
-    struct sums sums = {.arena = arena};
+    struct sums sums = {.arena = batch->arena};
     int err = 0;
     if (is_main) {
         sums.rollup_of = map_new();
         sums.key_of = map_new();
         err = sums.rollup_of && sums.key_of ? 0 : GW_ENOMEM;
     }
-    for (size_t i = 0; i < count && err == 0; i++) {
+    for (size_t i = first; i < first + count && err == 0; i++) {
+        const struct fact *fact = &batch->facts[i];
         enum journal_kind kind;
         struct slice payload;
         struct log_record record;
-        err = check_fact(&facts[i], &kind, &payload);
+        err = check_fact(fact, !batch->is_from_memory, &kind, &payload);
         if (err == 0)
-            err = log_record_decode(payload, arena, &record);
+            err = log_record_decode(payload, batch->arena, &record);
         if (err == 0)
-            err = is_main ? add_record(&sums, &record) : write_row(side->db, facts[i].seq, &record);
+            err =
+                is_main ? add_record(&sums, &record) : add_row(side->db, batch, fact->seq, &record);
         else if (!is_main && err != GW_ENOMEM)
             err = 0; // unreadable: main.db's quarantine has it
     }
-    if (err == 0 && is_main)
-        err = write_sums(side->db, &sums);
+    if (err == 0)
+        err = is_main ? write_sums(side->db, &sums) : write_rows(side->db, batch);
+    batch->row_count = 0;
     map_free(sums.rollup_of, NULL);
     map_free(sums.key_of, NULL);
     return err;
@@ -410,11 +558,6 @@ static int fold(struct journal *journal, struct applier_side *side, const struct
 static bool is_bad_record(int err)
 {
     return err == GW_ECORRUPT || err == GW_EINVAL || err == GW_EEXISTS || err == GW_ETOOBIG;
-}
-
-static int run(struct db *db, const char *sql)
-{
-    return db_run(db, slice_str(sql), NULL, 0, NULL, 0, NULL);
 }
 
 static int quarantine(struct journal *journal, struct applier_side *side, const struct fact *fact,
@@ -438,15 +581,14 @@ static int quarantine(struct journal *journal, struct applier_side *side, const 
     return err;
 }
 
-static int fold_carefully(struct journal *journal, struct applier_side *side,
-                          const struct batch *batch)
+static int fold_carefully(struct journal *journal, struct applier_side *side, struct batch *batch)
 {
     int err = 0;
     for (size_t i = 0; i < batch->count && err == 0; i++) {
         struct arena_mark mark = arena_mark(batch->arena);
         err = run(side->db, "SAVEPOINT fact");
         if (err == 0)
-            err = fold(journal, side, &batch->facts[i], 1, batch->arena);
+            err = fold(journal, side, batch, i, 1);
         if (is_bad_record(err)) {
             char text[320];
             // db_error would not survive the next statement.
@@ -471,17 +613,41 @@ static int set_mark(struct applier_side *side, int64_t seq)
                   args, 2, NULL, 0, NULL);
 }
 
-static int apply_batch(struct journal *journal, struct applier_side *side,
-                       const struct batch *batch)
+static int on_mark(void *user, const struct db_value *row, size_t count)
 {
-    int64_t last = batch->facts[batch->count - 1].seq;
+    (void)count;
+    *(int64_t *)user = row[0].integer;
+    return 0;
+}
+
+// Inside the transaction. GW_EAGAIN: another process has moved the mark beyond `after`.
+static int check_mark(struct journal *journal, struct applier_side *side, int64_t after)
+{
+    struct db_value args[] = {DB_TEXT_VALUE(slice_str(side->name))};
+    int64_t mark = 0;
+    int err = db_each(side->db, SLICE_LIT("SELECT seq FROM applied WHERE name = ?"), args, 1,
+                      on_mark, &mark);
+    if (err || mark <= after)
+        return err;
+    pthread_mutex_lock(&journal->mutex); // whoever flushes waits for it
+    atomic_store(&side->applied_seq, mark);
+    pthread_cond_broadcast(&journal->changed);
+    pthread_mutex_unlock(&journal->mutex);
+    return GW_EAGAIN;
+}
+
+static int apply_batch(struct journal *journal, struct applier_side *side, struct batch *batch)
+{
+    int64_t last = batch->facts[batch->count - 1].seq, after = atomic_load(&side->applied_seq);
     int err = 0;
     pthread_mutex_lock(side->mutex);
     for (int is_careful = 0; is_careful < 2; is_careful++) {
         err = db_begin(side->db, true);
         if (err == 0)
+            err = check_mark(journal, side, after);
+        if (err == 0)
             err = is_careful ? fold_carefully(journal, side, batch)
-                             : fold(journal, side, batch->facts, batch->count, batch->arena);
+                             : fold(journal, side, batch, 0, batch->count);
         if (err == 0)
             err = set_mark(side, last);
         if (err == 0)
@@ -506,10 +672,14 @@ static int apply_batch(struct journal *journal, struct applier_side *side,
 // Folds one batch into one database. 1: did something; 0: nothing to do.
 static int step(struct journal *journal, struct applier_side *side, struct batch *batch)
 {
-    int64_t applied = atomic_load(&side->applied_seq);
-    if (applied >= atomic_load(&journal->committed_seq))
+    int err = 0;
+    batch->after = atomic_load(&side->applied_seq);
+    batch->count = batch->bytes = 0;
+    if (batch->after >= atomic_load(&journal->committed_seq))
         return 0;
-    int err = read_batch(journal, applied, batch);
+    batch->is_from_memory = take_handed(journal, batch);
+    if (!batch->is_from_memory)
+        err = read_batch(journal, batch);
     if (err == 0 && batch->count == 0) {
         // Behind, yet nothing is there: the journal's file was replaced by an older one.
         atomic_store(&side->applied_seq, atomic_load(&journal->committed_seq));
@@ -518,22 +688,75 @@ static int step(struct journal *journal, struct applier_side *side, struct batch
     if (err == 0)
         err = apply_batch(journal, side, batch);
     arena_reset(batch->arena);
-    return err ? err : 1;
+    return err == GW_EAGAIN ? 1 : err ? err : 1;
+}
+
+static int on_top(void *user, const struct db_value *row, size_t count)
+{
+    (void)count;
+    if (row[0].kind == DB_INT)
+        *(int64_t *)user = row[0].integer;
+    return 0;
+}
+
+// What another process has committed.
+static int look_at_file(struct journal *journal)
+{
+    int64_t top = 0;
+    bool must_look = atomic_exchange(&journal->must_look, false);
+    if (!must_look && !atomic_load(&journal->is_shared))
+        return 0;
+    int err =
+        db_each(journal->reader, SLICE_LIT("SELECT max(seq) FROM journal"), NULL, 0, on_top, &top);
+    pthread_mutex_lock(&journal->mutex);
+    if (top > atomic_load(&journal->committed_seq))
+        atomic_store(&journal->committed_seq, top);
+    pthread_mutex_unlock(&journal->mutex);
+    return err;
+}
+
+// How long a database may still wait for more records: 0: none, it is to be given what there is.
+// UINT32_MAX: it has everything.
+static uint32_t gather_left_ms(struct journal *journal, struct applier_side *side)
+{
+    int64_t behind = atomic_load(&journal->committed_seq) - atomic_load(&side->applied_seq);
+    uint64_t now_ms = clock_boot_ms();
+    if (behind <= 0) {
+        side->since_ms = 0;
+        return UINT32_MAX;
+    }
+    if (side->since_ms == 0)
+        side->since_ms = now_ms;
+    uint64_t until_ms = side->since_ms + side->gather_ms;
+    if (behind >= BATCH_FULL || now_ms >= until_ms || atomic_load(&journal->flushers) > 0)
+        return 0;
+    return (uint32_t)(until_ms - now_ms);
 }
 
 static void wait_for_work(struct journal *journal, uint32_t at_most_ms)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += (long)at_most_ms * 1000000;
+    until.tv_sec += at_most_ms / 1000;
+    until.tv_nsec += (long)(at_most_ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    if (at_most_ms)
+    if (at_most_ms != UINT32_MAX)
         pthread_cond_timedwait(&journal->changed, &journal->mutex, &until);
     else
         pthread_cond_wait(&journal->changed, &journal->mutex);
+}
+
+static int step_if_due(struct journal *journal, struct applier_side *side, struct batch *batch)
+{
+    if (gather_left_ms(journal, side) > 0)
+        return 0;
+    int result = step(journal, side, batch);
+    if (result > 0)
+        side->since_ms = 0; // what came meanwhile begins to wait now
+    return result;
 }
 
 void *applier_run(void *arg)
@@ -544,10 +767,13 @@ void *applier_run(void *arg)
     gw_require(batch != NULL);
     batch->arena = arena_new(1 << 20);
     gw_require(batch->arena != NULL);
+    pthread_setname_np(pthread_self(), "applier");
     for (bool is_stopping = false; !is_stopping;) {
-        int logs = step(journal, &journal->logs, batch);
-        int main_result = step(journal, &journal->main, batch);
-        int err = logs < 0 ? logs : main_result < 0 ? main_result : 0;
+        int look = look_at_file(journal);
+        int logs = step_if_due(journal, &journal->logs, batch);
+        int main_result = step_if_due(journal, &journal->main, batch);
+        int err = logs < 0 ? logs : main_result < 0 ? main_result : look;
+        drop_handed(journal);
         if (err && clock_boot_ms() >= next_log_ms) {
             next_log_ms = clock_boot_ms() + 10000;
             log_event(LOG_ERROR, "applier_failed", LOG_STR("database", logs < 0 ? "logs" : "main"),
@@ -555,19 +781,23 @@ void *applier_run(void *arg)
                       LOG_STR("error", db_error(logs < 0 ? journal->logs.db : journal->main.db)));
         }
         pthread_mutex_lock(&journal->mutex);
-        int64_t committed = atomic_load(&journal->committed_seq);
-        bool is_behind = atomic_load(&journal->logs.applied_seq) < committed ||
-                         atomic_load(&journal->main.applied_seq) < committed;
         is_stopping = journal->is_applier_stopping;
-        if (!is_stopping && err)
-            wait_for_work(journal, RETRY_MS);
-        else if (!is_stopping && !is_behind)
-            wait_for_work(journal, 0);
+        uint32_t logs_ms = gather_left_ms(journal, &journal->logs);
+        uint32_t main_ms = gather_left_ms(journal, &journal->main);
+        uint32_t wait_ms = logs_ms < main_ms ? logs_ms : main_ms;
+        bool is_behind = wait_ms != UINT32_MAX;
+        if (err && wait_ms < RETRY_MS)
+            wait_ms = RETRY_MS;
+        if (atomic_load(&journal->is_shared) && wait_ms > SHARED_LOOK_MS)
+            wait_ms = SHARED_LOOK_MS;
+        if (!is_stopping && wait_ms > 0 && !atomic_load(&journal->must_look))
+            wait_for_work(journal, wait_ms);
         if (!is_behind)
             atomic_store(&journal->progress_ms, clock_boot_ms());
         pthread_mutex_unlock(&journal->mutex);
     }
     arena_free(batch->arena);
+    buf_free(&batch->scratch);
     free(batch);
     return NULL;
 }

@@ -34,6 +34,7 @@ struct upstream {
     int64_t owner_user_id;
     // 0 = the process's default
     uint32_t connect_ms, tls_ms, first_byte_ms, event_ms;
+    uint32_t max_concurrency; // calls in flight, all workers; 0: no cap
     bool drains_on_disconnect, has_disconnect_policy;
     struct slice config_json;   // operator's free settings for plugins, "{}" when none
     struct health_slot *health; // survives replacement

@@ -160,7 +160,7 @@ static int on_upstream(void *user, const struct db_value *row, size_t count)
     size_t at = loader->catalogue->upstream_count;
     loader->upstreams = grown(loader->arena, loader->upstreams, at, &loader->upstream_capacity,
                               sizeof(*loader->upstreams));
-    if (!loader->upstreams || count != 21)
+    if (!loader->upstreams || count != 22)
         return GW_ENOMEM;
     struct upstream *upstream = &loader->upstreams[at];
     upstream->id = row[0].integer;
@@ -195,6 +195,7 @@ static int on_upstream(void *user, const struct db_value *row, size_t count)
         upstream->config_json = SLICE_LIT("{}");
     upstream->created_ms = number(&row[19], 0);
     upstream->updated_ms = number(&row[20], 0);
+    upstream->max_concurrency = (uint32_t)number(&row[21], 0);
     upstream->health = health_slot_of(loader->health, upstream->id);
     if (!upstream->health)
         err = GW_ENOMEM;
@@ -237,7 +238,8 @@ int catalogue_load(struct db *db, const struct fernet *fernet, struct health *he
                       SLICE_LIT("SELECT id, uid, name, provider, base_url, api_key_enc, formats, "
                                 "models, is_default, timeout_s, weight, priority, passthrough, "
                                 "disconnect, connect_ms, tls_ms, first_byte_ms, event_ms, config, "
-                                "created_ms, updated_ms FROM upstreams WHERE is_active = 1 "
+                                "created_ms, updated_ms, max_concurrency FROM upstreams "
+                                "WHERE is_active = 1 "
                                 "ORDER BY id"),
                       NULL, 0, on_upstream, &loader);
     if (err == 0)

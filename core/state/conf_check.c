@@ -219,6 +219,19 @@ static int check_hosts(const struct conf *conf, char *why, size_t why_size)
     return 0;
 }
 
+static int check_tls(const struct conf *conf, char *why, size_t why_size)
+{
+    if (conf->tls_cert.len && !conf->tls_key.len)
+        snprintf(why, why_size, "TLS_KEY: not set, although TLS_CERT is");
+    else if (conf->tls_key.len && !conf->tls_cert.len)
+        snprintf(why, why_size, "TLS_CERT: not set, although TLS_KEY is");
+    else if (conf->admin_tls && !conf->tls_cert.len)
+        snprintf(why, why_size, "ADMIN_TLS: needs TLS_CERT and TLS_KEY");
+    else
+        return 0;
+    return GW_EINVAL;
+}
+
 int conf_check(const struct conf *conf, char *why, size_t why_size)
 {
     struct fernet *fernet = NULL;
@@ -233,6 +246,8 @@ int conf_check(const struct conf *conf, char *why, size_t why_size)
         err = check_urls(conf, why, why_size);
     if (err == 0)
         err = check_hosts(conf, why, why_size);
+    if (err == 0)
+        err = check_tls(conf, why, why_size);
     if (err == 0)
         err = conf_database_path(conf, &path, why, why_size);
     return err;

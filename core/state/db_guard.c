@@ -25,6 +25,7 @@ static const struct {
     const char *table, *column; // column NULL: all
 } hidden[] = {
     {"leases", NULL},
+    {"owners", NULL},
     {"applied", NULL},
     {"changes", NULL},
     {"quarantine", NULL},

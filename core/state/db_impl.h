@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #define DB_STATEMENTS 96
+#define DB_HINTS 256
 #define DB_LIMITS 9
 #define DB_PLUGIN_MAX 64
 
@@ -18,6 +19,7 @@ struct db_statement {
 struct db {
     sqlite3 *handle;
     struct db_statement statements[DB_STATEMENTS];
+    uint8_t hints[DB_HINTS]; // by address of the text: where its statement probably is
     uint64_t uses;
     char error[256];
     // restriction

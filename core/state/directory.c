@@ -3,35 +3,20 @@
 // changes by one atomic store. Writers come from one lane, so they share one mutex; tables grow per
 // stripe, which keeps each rehash short. Replaced entries and tables are retired to the epoch.
 #include "state/directory.h"
+#include "base/id.h"
+#include "state/directory_memory.h"
 #include <pthread.h>
 #include <stdlib.h>
 
 #define STRIPES 256
 #define CAPACITY_MIN 16
-#define DROPPED ((struct node *)1)
-
-struct index;
-
-// What is retired; when the epoch cannot queue it, it waits in the directory's own list.
-struct retired {
-    struct retired *next;
-    void (*free_it)(void *self);
-};
-
-struct node {
-    struct retired retired;
-    union {
-        struct key_entry key;
-        struct user_entry user;
-    };
-    bool is_slot_owner; // set when the key itself goes
-};
+#define DROPPED ((void *)1)
+#define LIST_MAX UINT16_MAX
 
 struct table {
-    struct retired retired;
     size_t capacity; // power of two
     size_t used;     // places not NULL (dropped ones too); writer's
-    _Atomic(struct node *) places[];
+    _Atomic(void *) places[];
 };
 
 struct stripe {
@@ -48,9 +33,10 @@ struct index {
 
 struct directory {
     struct epoch *epoch;
+    struct directory_memory *memory;
     pthread_mutex_t mutex; // writers
-    struct retired *waiting;
     atomic_size_t key_count;
+    struct directory_work work;
     struct index by_hash, by_key_id, by_user_id;
 };
 
@@ -70,32 +56,176 @@ static uint64_t head(const struct sha256 *hash)
     return value;
 }
 
-static uint64_t hash_of(enum index_kind kind, const struct node *node)
+static uint64_t hash_of(enum index_kind kind, const void *entry)
 {
     switch (kind) {
-    case BY_HASH: return head(&node->key.hash);
-    case BY_KEY_ID: return mix(node->key.id);
-    default: return mix(node->user.id);
+    case BY_HASH: return head(&((const struct key_entry *)entry)->hash);
+    case BY_KEY_ID: return mix(((const struct key_entry *)entry)->id);
+    default: return mix(((const struct user_entry *)entry)->id);
     }
 }
 
-static bool is_same(enum index_kind kind, const struct node *node, const struct sha256 *hash,
-                    int64_t id)
+static bool is_same(enum index_kind kind, const void *entry, const struct sha256 *hash, int64_t id)
 {
+    const struct key_entry *key = entry;
     switch (kind) {
     case BY_HASH:
-        return secret_equal(slice_of((const char *)node->key.hash.bytes, 32),
+        return secret_equal(slice_of((const char *)key->hash.bytes, 32),
                             slice_of((const char *)hash->bytes, 32));
-    case BY_KEY_ID: return node->key.id == id;
-    default: return node->user.id == id;
+    case BY_KEY_ID: return key->id == id;
+    default: return ((const struct user_entry *)entry)->id == id;
     }
 }
+
+// ---- entries
+
+// Where the parts behind an entry begin.
+static const uint16_t *model_lengths(const struct key_entry *entry)
+{
+    return (const uint16_t *)(key_entry_upstream_ids(entry) + entry->upstream_count);
+}
+
+static const char *uid_bytes(const struct key_entry *entry)
+{
+    return (const char *)(model_lengths(entry) + entry->allowed_model_count);
+}
+
+static size_t uid_size(const struct key_entry *entry)
+{
+    return entry->uid_len ? entry->uid_len : sizeof(struct gw_id);
+}
+
+struct slice key_entry_prefix(const struct key_entry *entry)
+{
+    return slice_of(uid_bytes(entry) + uid_size(entry), entry->prefix_len);
+}
+
+struct slice key_entry_name(const struct key_entry *entry)
+{
+    struct slice prefix = key_entry_prefix(entry);
+    return slice_of(prefix.ptr + prefix.len, entry->name_len);
+}
+
+struct slice key_entry_model(const struct key_entry *entry, size_t at)
+{
+    const uint16_t *lengths = model_lengths(entry);
+    struct slice name = key_entry_name(entry);
+    const char *text = name.ptr + name.len;
+    for (size_t i = 0; i < at; i++)
+        text += lengths[i];
+    return slice_of(text, lengths[at]);
+}
+
+void key_entry_uid(const struct key_entry *entry, char out[37])
+{
+    struct gw_id id;
+    size_t len = entry->uid_len < 36 ? entry->uid_len : 36;
+    if (entry->uid_len == 0) {
+        memcpy(id.bytes, uid_bytes(entry), sizeof(id.bytes));
+        id_format(&id, out);
+        return;
+    }
+    memcpy(out, uid_bytes(entry), len);
+    out[len] = '\0';
+}
+
+// Of the memory of an entry.
+static size_t key_size(const struct key_entry *entry)
+{
+    struct slice name = key_entry_name(entry);
+    const uint16_t *lengths = model_lengths(entry);
+    size_t size = (size_t)(name.ptr + name.len - (const char *)entry);
+    for (size_t i = 0; i < entry->allowed_model_count; i++)
+        size += lengths[i];
+    return size;
+}
+
+static size_t user_size(const struct user_entry *user)
+{
+    return sizeof(*user) + user->name.len + user->group.len;
+}
+
+static char *put_text(char *at, struct slice text)
+{
+    if (text.len)
+        memcpy(at, text.ptr, text.len);
+    return at + text.len;
+}
+
+static uint32_t clamp_rate(int64_t rate)
+{
+    return rate < 0 ? 0 : rate > UINT32_MAX ? UINT32_MAX : (uint32_t)rate;
+}
+
+static int make_key(struct directory *directory, const struct key_record *input,
+                    struct key_entry **out)
+{
+    struct gw_id id;
+    char formatted[37] = "";
+    if (id_parse(input->uid, &id) == 0)
+        id_format(&id, formatted);
+    bool is_uuid = slice_is(input->uid, formatted);
+    if ((!is_uuid && input->uid.len > UINT8_MAX) || input->prefix.len > UINT8_MAX ||
+        input->name.len > UINT16_MAX || input->upstream_count > LIST_MAX ||
+        input->allowed_model_count > LIST_MAX)
+        return GW_ETOOBIG;
+    // An empty uid would be taken for a UUID: it becomes a text of one byte.
+    struct slice uid = is_uuid && input->uid.len ? slice_of((const char *)id.bytes, 16)
+                       : input->uid.len          ? input->uid
+                                                 : SLICE_LIT("-");
+    size_t size = sizeof(struct key_entry) + input->upstream_count * sizeof(int64_t) +
+                  input->allowed_model_count * sizeof(uint16_t) + uid.len + input->prefix.len +
+                  input->name.len;
+    for (size_t i = 0; i < input->allowed_model_count; i++) {
+        if (input->allowed_models[i].len > UINT16_MAX)
+            return GW_ETOOBIG;
+        size += input->allowed_models[i].len;
+    }
+    struct key_entry *entry = directory_memory_take(directory->memory, size);
+    if (!entry)
+        return GW_ENOMEM;
+    *entry = (struct key_entry){
+        .id = input->id,
+        .user_id = input->user_id,
+        .expires_ms = input->expires_ms,
+        .hash = input->hash,
+        .rpm = clamp_rate(input->rpm),
+        .rpd = clamp_rate(input->rpd),
+        .upstream_count = (uint16_t)input->upstream_count,
+        .allowed_model_count = (uint16_t)input->allowed_model_count,
+        .name_len = (uint16_t)input->name.len,
+        .prefix_len = (uint8_t)input->prefix.len,
+        .uid_len = is_uuid && input->uid.len ? 0 : (uint8_t)uid.len,
+        .is_active = input->is_active,
+        .has_upstream_list = input->has_upstream_list,
+    };
+    int64_t *ids = (int64_t *)(entry + 1);
+    if (input->upstream_count)
+        memcpy(ids, input->upstream_ids, input->upstream_count * sizeof(*ids));
+    uint16_t *lengths = (uint16_t *)(ids + input->upstream_count);
+    char *at = put_text((char *)(lengths + input->allowed_model_count), uid);
+    at = put_text(at, input->prefix);
+    at = put_text(at, input->name);
+    for (size_t i = 0; i < input->allowed_model_count; i++) {
+        lengths[i] = (uint16_t)input->allowed_models[i].len;
+        at = put_text(at, input->allowed_models[i]);
+    }
+    *out = entry;
+    return 0;
+}
+
+// ---- life
 
 struct directory *directory_new(struct epoch *epoch)
 {
     struct directory *directory = calloc(1, sizeof(*directory));
     if (!directory)
         return NULL;
+    directory->memory = directory_memory_new();
+    if (!directory->memory) {
+        free(directory);
+        return NULL;
+    }
     directory->epoch = epoch;
     directory->by_hash.kind = BY_HASH;
     directory->by_key_id.kind = BY_KEY_ID;
@@ -104,103 +234,97 @@ struct directory *directory_new(struct epoch *epoch)
     return directory;
 }
 
-static void free_node(void *arg)
-{
-    struct node *node = arg;
-    if (node->is_slot_owner)
-        free(node->key.slot);
-    free(node);
-}
-
-static void free_index(struct index *index, bool with_nodes)
-{
-    for (size_t s = 0; s < STRIPES; s++) {
-        struct table *table = atomic_load(&index->stripes[s].table);
-        for (size_t i = 0; with_nodes && table && i < table->capacity; i++) {
-            struct node *node = atomic_load(&table->places[i]);
-            if (!node || node == DROPPED)
-                continue;
-            node->is_slot_owner = index->kind == BY_KEY_ID;
-            free_node(node);
-        }
-        free(table);
-    }
-}
-
 void directory_free(struct directory *directory)
 {
     if (!directory)
         return;
-    free_index(&directory->by_hash, false);
-    free_index(&directory->by_key_id, true);
-    free_index(&directory->by_user_id, true);
-    while (directory->waiting) {
-        struct retired *retired = directory->waiting;
-        directory->waiting = retired->next;
-        retired->free_it(retired);
-    }
+    // Entries and tables go with the memory.
+    directory_memory_close(directory->memory);
     pthread_mutex_destroy(&directory->mutex);
     free(directory);
 }
 
-static void retire(struct directory *directory, void *object, void (*free_it)(void *))
+static void retire(struct directory *directory, void *piece, size_t size)
 {
-    struct retired *retired = object;
-    retired->free_it = free_it;
-    retired->next = directory->waiting;
-    directory->waiting = retired;
-    while (directory->waiting) {
-        retired = directory->waiting;
-        struct retired *next = retired->next;
-        if (epoch_retire(directory->epoch, retired, retired->free_it) != 0)
-            return; // no memory: tried again at the next change
-        directory->waiting = next;
-    }
+    directory_memory_retire(directory->memory, directory->epoch, piece, size);
 }
 
-static struct node *find(const struct index *index, uint64_t hash64, const struct sha256 *hash,
-                         int64_t id)
+// ---- tables
+
+static size_t table_size(size_t capacity)
+{
+    return sizeof(struct table) + capacity * sizeof(_Atomic(void *));
+}
+
+static void *find(const struct index *index, uint64_t hash64, const struct sha256 *hash, int64_t id)
 {
     const struct stripe *stripe = &index->stripes[hash64 >> 56];
     const struct table *table = atomic_load_explicit(&stripe->table, memory_order_acquire);
     if (!table)
         return NULL;
     for (size_t i = 0, at = hash64; i < table->capacity; i++, at++) {
-        struct node *node =
+        void *entry =
             atomic_load_explicit(&table->places[at & (table->capacity - 1)], memory_order_acquire);
-        if (!node)
+        if (!entry)
             return NULL;
-        if (node != DROPPED && is_same(index->kind, node, hash, id))
-            return node;
+        if (entry != DROPPED && is_same(index->kind, entry, hash, id))
+            return entry;
     }
     return NULL;
 }
 
-// The place of a node in the writer's view, or NULL.
-static _Atomic(struct node *) *place_of(struct index *index, const struct node *node)
+// The place of an entry in the writer's view, or NULL.
+static _Atomic(void *) *place_of(struct index *index, const void *entry)
 {
-    uint64_t hash64 = hash_of(index->kind, node);
+    uint64_t hash64 = hash_of(index->kind, entry);
     struct table *table = atomic_load(&index->stripes[hash64 >> 56].table);
     for (size_t i = 0, at = hash64; table && i < table->capacity; i++, at++) {
-        struct node *found = atomic_load(&table->places[at & (table->capacity - 1)]);
+        void *found = atomic_load(&table->places[at & (table->capacity - 1)]);
         if (!found)
             return NULL;
-        if (found == node)
+        if (found == entry)
             return &table->places[at & (table->capacity - 1)];
     }
     return NULL;
 }
 
-static void put_in_table(struct table *table, uint64_t hash64, struct node *node)
+static void put_in_table(struct table *table, uint64_t hash64, void *entry)
 {
     size_t at = hash64 & (table->capacity - 1);
-    struct node *found;
+    void *found;
     while ((found = atomic_load_explicit(&table->places[at], memory_order_relaxed)) &&
            found != DROPPED)
         at = (at + 1) & (table->capacity - 1);
     if (!found)
         table->used++;
-    atomic_store_explicit(&table->places[at], node, memory_order_release);
+    atomic_store_explicit(&table->places[at], entry, memory_order_release);
+}
+
+// A table for `count` entries in place of a stripe's old one.
+static int grow(struct directory *directory, struct index *index, struct stripe *stripe,
+                size_t count)
+{
+    struct table *old = atomic_load(&stripe->table);
+    size_t capacity = CAPACITY_MIN;
+    while (count * 5 > capacity * 3)
+        capacity *= 2;
+    struct table *table = directory_memory_take(directory->memory, table_size(capacity));
+    if (!table)
+        return GW_ENOMEM;
+    memset(table, 0, table_size(capacity));
+    table->capacity = capacity;
+    for (size_t i = 0; old && i < old->capacity; i++) {
+        void *entry = atomic_load_explicit(&old->places[i], memory_order_relaxed);
+        if (!entry || entry == DROPPED)
+            continue;
+        put_in_table(table, hash_of(index->kind, entry), entry);
+        directory->work.moved++;
+    }
+    directory->work.grown++;
+    atomic_store_explicit(&stripe->table, table, memory_order_release);
+    if (old)
+        retire(directory, old, table_size(old->capacity));
+    return 0;
 }
 
 // Makes room for one more entry in the stripe of a hash. GW_ENOMEM.
@@ -210,200 +334,229 @@ static int make_room(struct directory *directory, struct index *index, uint64_t 
     struct table *old = atomic_load(&stripe->table);
     if (old && (old->used + 1) * 4 <= old->capacity * 3)
         return 0;
-    size_t capacity = CAPACITY_MIN;
-    while ((stripe->count + 1) * 2 > capacity)
-        capacity *= 2;
-    struct table *table = calloc(1, sizeof(*table) + capacity * sizeof(table->places[0]));
-    if (!table)
-        return GW_ENOMEM;
-    table->capacity = capacity;
-    for (size_t i = 0; old && i < old->capacity; i++) {
-        struct node *node = atomic_load_explicit(&old->places[i], memory_order_relaxed);
-        if (node && node != DROPPED)
-            put_in_table(table, hash_of(index->kind, node), node);
+    return grow(directory, index, stripe, stripe->count + 1);
+}
+
+static int reserve(struct directory *directory, struct index *index, size_t count)
+{
+    for (size_t i = 0; i < STRIPES && count > STRIPES * CAPACITY_MIN; i++) {
+        struct table *old = atomic_load(&index->stripes[i].table);
+        // Some stripes get more than their share.
+        size_t share = count / STRIPES + count / STRIPES / 8;
+        if (old && old->capacity >= share * 2)
+            continue;
+        int err = grow(directory, index, &index->stripes[i], share);
+        if (err)
+            return err;
     }
-    atomic_store_explicit(&stripe->table, table, memory_order_release);
-    if (old)
-        retire(directory, old, free);
     return 0;
 }
 
-// Room has been made before: cannot fail.
-static void insert(struct index *index, struct node *node)
+int directory_reserve(struct directory *directory, size_t keys, size_t users)
 {
-    uint64_t hash64 = hash_of(index->kind, node);
+    pthread_mutex_lock(&directory->mutex);
+    int err = reserve(directory, &directory->by_hash, keys);
+    if (err == 0)
+        err = reserve(directory, &directory->by_key_id, keys);
+    if (err == 0)
+        err = reserve(directory, &directory->by_user_id, users);
+    pthread_mutex_unlock(&directory->mutex);
+    return err;
+}
+
+// Room has been made before: cannot fail.
+static void insert(struct index *index, void *entry)
+{
+    uint64_t hash64 = hash_of(index->kind, entry);
     struct stripe *stripe = &index->stripes[hash64 >> 56];
-    put_in_table(atomic_load(&stripe->table), hash64, node);
+    put_in_table(atomic_load(&stripe->table), hash64, entry);
     stripe->count++;
 }
 
-static void replace(struct index *index, struct node *old, struct node *node)
+static void replace(struct index *index, void *old, void *entry)
 {
-    _Atomic(struct node *) *place = place_of(index, old);
+    _Atomic(void *) *place = place_of(index, old);
     gw_require(place != NULL);
-    atomic_store_explicit(place, node, memory_order_release);
+    atomic_store_explicit(place, entry, memory_order_release);
 }
 
-static void erase(struct index *index, struct node *old)
+static void erase(struct index *index, void *old)
 {
     replace(index, old, DROPPED);
     index->stripes[hash_of(index->kind, old) >> 56].count--;
 }
 
-static struct slice take_text(char **at, struct slice text)
+// ---- changes
+
+// The entry's memory, and with the key itself its slot's.
+static void retire_key(struct directory *directory, struct key_entry *entry, bool with_slot)
 {
-    struct slice copy = slice_of(*at, text.len);
-    if (text.len)
-        memcpy(*at, text.ptr, text.len);
-    *at += text.len;
-    return copy;
+    if (with_slot)
+        retire(directory, entry->slot, sizeof(*entry->slot));
+    retire(directory, entry, key_size(entry));
 }
 
-// One allocation: node, upstream ids, model slices, texts.
-static struct node *copy_key(const struct key_entry *entry)
+static int take_slot(struct directory *directory, struct key_slot **out)
 {
-    size_t ids = entry->upstream_count * sizeof(int64_t);
-    size_t models = entry->allowed_model_count * sizeof(struct slice);
-    size_t texts = entry->prefix.len + entry->name.len;
-    for (size_t i = 0; i < entry->allowed_model_count; i++)
-        texts += entry->allowed_models[i].len;
-    struct node *node = malloc(sizeof(*node) + ids + models + texts);
-    if (!node)
-        return NULL;
-    *node = (struct node){.key = *entry};
-    int64_t *id_place = (int64_t *)(node + 1);
-    struct slice *model_place = (struct slice *)(id_place + entry->upstream_count);
-    char *text_place = (char *)(model_place + entry->allowed_model_count);
-    if (ids)
-        memcpy(id_place, entry->upstream_ids, ids);
-    node->key.upstream_ids = id_place;
-    node->key.allowed_models = model_place;
-    for (size_t i = 0; i < entry->allowed_model_count; i++)
-        model_place[i] = take_text(&text_place, entry->allowed_models[i]);
-    node->key.prefix = take_text(&text_place, entry->prefix);
-    node->key.name = take_text(&text_place, entry->name);
-    return node;
-}
-
-int directory_put_key(struct directory *directory, const struct key_entry *entry)
-{
-    uint64_t hash64 = head(&entry->hash), id64 = mix(entry->id);
-    struct node *node = copy_key(entry);
-    if (!node)
+    struct key_slot *slot = directory_memory_take(directory->memory, sizeof(*slot));
+    if (!slot)
         return GW_ENOMEM;
-    node->key.slot = NULL;
-    pthread_mutex_lock(&directory->mutex);
-    struct node *same_id = find(&directory->by_key_id, id64, NULL, entry->id);
-    struct node *same_hash = find(&directory->by_hash, hash64, &entry->hash, 0);
-    struct key_slot *slot = same_id ? same_id->key.slot : calloc(1, sizeof(*slot));
-    int err = slot ? 0 : GW_ENOMEM;
-    if (err == 0)
-        err = make_room(directory, &directory->by_hash, hash64);
-    if (err == 0)
-        err = make_room(directory, &directory->by_key_id, id64);
-    if (err) {
-        pthread_mutex_unlock(&directory->mutex);
-        if (!same_id)
-            free(slot);
-        free(node);
-        return err;
-    }
-    node->key.slot = slot;
-    // The new entry is in place under its hash before an old one goes: a reader of an unchanged
-    // key finds the one or the other.
+    atomic_init(&slot->last_used_ms, 0);
+    atomic_init(&slot->request_count, 0);
+    *out = slot;
+    return 0;
+}
+
+// The new entry is in place under its hash before an old one goes: a reader of an unchanged key
+// finds the one or the other.
+static void exchange_key(struct directory *directory, struct key_entry *entry,
+                         struct key_entry *same_id, struct key_entry *same_hash)
+{
     if (same_hash)
-        replace(&directory->by_hash, same_hash, node);
+        replace(&directory->by_hash, same_hash, entry);
     else
-        insert(&directory->by_hash, node);
+        insert(&directory->by_hash, entry);
     if (same_id)
-        replace(&directory->by_key_id, same_id, node);
+        replace(&directory->by_key_id, same_id, entry);
     else
-        insert(&directory->by_key_id, node);
+        insert(&directory->by_key_id, entry);
     if (same_id && same_id != same_hash)
         erase(&directory->by_hash, same_id);
     if (same_hash && same_hash != same_id) {
         erase(&directory->by_key_id, same_hash);
-        same_hash->is_slot_owner = true;
         atomic_fetch_sub(&directory->key_count, 1);
-        retire(directory, same_hash, free_node);
+        retire_key(directory, same_hash, true);
     }
     if (same_id)
-        retire(directory, same_id, free_node);
+        retire_key(directory, same_id, false);
     else
         atomic_fetch_add(&directory->key_count, 1);
+}
+
+int directory_put_key(struct directory *directory, const struct key_record *input)
+{
+    uint64_t hash64 = head(&input->hash), id64 = mix(input->id);
+    struct key_entry *entry = NULL;
+    int err = make_key(directory, input, &entry);
+    if (err)
+        return err;
+    pthread_mutex_lock(&directory->mutex);
+    struct key_entry *same_id = find(&directory->by_key_id, id64, NULL, input->id);
+    struct key_entry *same_hash = find(&directory->by_hash, hash64, &input->hash, 0);
+    struct key_slot *slot = same_id ? same_id->slot : NULL;
+    if (!slot)
+        err = take_slot(directory, &slot);
+    if (err == 0 && !same_hash)
+        err = make_room(directory, &directory->by_hash, hash64);
+    if (err == 0 && !same_id)
+        err = make_room(directory, &directory->by_key_id, id64);
+    if (err == 0) {
+        entry->slot = slot;
+        exchange_key(directory, entry, same_id, same_hash);
+    }
     pthread_mutex_unlock(&directory->mutex);
-    return 0;
+    if (err) {
+        if (!same_id)
+            directory_memory_give(directory->memory, slot, sizeof(*slot));
+        directory_memory_give(directory->memory, entry, key_size(entry));
+    }
+    return err;
 }
 
 void directory_drop_key(struct directory *directory, int64_t id)
 {
     pthread_mutex_lock(&directory->mutex);
-    struct node *node = find(&directory->by_key_id, mix(id), NULL, id);
-    if (node) {
-        erase(&directory->by_hash, node);
-        erase(&directory->by_key_id, node);
-        node->is_slot_owner = true;
+    struct key_entry *entry = find(&directory->by_key_id, mix(id), NULL, id);
+    if (entry) {
+        erase(&directory->by_hash, entry);
+        erase(&directory->by_key_id, entry);
         atomic_fetch_sub(&directory->key_count, 1);
-        retire(directory, node, free_node);
+        retire_key(directory, entry, true);
     }
     pthread_mutex_unlock(&directory->mutex);
 }
 
-int directory_put_user(struct directory *directory, const struct user_entry *entry)
+int directory_put_user(struct directory *directory, const struct user_entry *input)
 {
-    struct node *node = malloc(sizeof(*node) + entry->name.len + entry->group.len);
-    if (!node)
+    struct user_entry *user = directory_memory_take(directory->memory, user_size(input));
+    if (!user)
         return GW_ENOMEM;
-    *node = (struct node){.user = *entry};
-    char *text = (char *)(node + 1);
-    node->user.name = take_text(&text, entry->name);
-    node->user.group = take_text(&text, entry->group);
-    uint64_t id64 = mix(entry->id);
+    *user = *input;
+    char *text = (char *)(user + 1);
+    user->name = slice_of(text, input->name.len);
+    user->group = slice_of(put_text(text, input->name), input->group.len);
+    put_text(text + input->name.len, input->group);
+    uint64_t id64 = mix(input->id);
     pthread_mutex_lock(&directory->mutex);
-    struct node *old = find(&directory->by_user_id, id64, NULL, entry->id);
-    int err = make_room(directory, &directory->by_user_id, id64);
+    struct user_entry *old = find(&directory->by_user_id, id64, NULL, input->id);
+    int err = old ? 0 : make_room(directory, &directory->by_user_id, id64);
     if (err == 0 && old) {
-        replace(&directory->by_user_id, old, node);
-        retire(directory, old, free_node);
+        replace(&directory->by_user_id, old, user);
+        retire(directory, old, user_size(old));
     } else if (err == 0) {
-        insert(&directory->by_user_id, node);
+        insert(&directory->by_user_id, user);
     }
     pthread_mutex_unlock(&directory->mutex);
     if (err)
-        free(node);
+        directory_memory_give(directory->memory, user, user_size(user));
     return err;
 }
 
 void directory_drop_user(struct directory *directory, int64_t id)
 {
     pthread_mutex_lock(&directory->mutex);
-    struct node *node = find(&directory->by_user_id, mix(id), NULL, id);
-    if (node) {
-        erase(&directory->by_user_id, node);
-        retire(directory, node, free_node);
+    struct user_entry *user = find(&directory->by_user_id, mix(id), NULL, id);
+    if (user) {
+        erase(&directory->by_user_id, user);
+        retire(directory, user, user_size(user));
     }
     pthread_mutex_unlock(&directory->mutex);
 }
 
+// ---- readers
+
 const struct key_entry *directory_key(const struct directory *directory, const struct sha256 *hash)
 {
-    const struct node *node = find(&directory->by_hash, head(hash), hash, 0);
-    return node ? &node->key : NULL;
+    return find(&directory->by_hash, head(hash), hash, 0);
 }
 
 const struct key_entry *directory_key_by_id(const struct directory *directory, int64_t id)
 {
-    const struct node *node = find(&directory->by_key_id, mix(id), NULL, id);
-    return node ? &node->key : NULL;
+    return find(&directory->by_key_id, mix(id), NULL, id);
 }
 
 const struct user_entry *directory_user(const struct directory *directory, int64_t id)
 {
-    const struct node *node = find(&directory->by_user_id, mix(id), NULL, id);
-    return node ? &node->user : NULL;
+    return find(&directory->by_user_id, mix(id), NULL, id);
 }
 
 size_t directory_key_count(const struct directory *directory)
 {
     return atomic_load(&directory->key_count);
+}
+
+static size_t longest_probe(const struct index *index)
+{
+    size_t longest = 0;
+    for (size_t s = 0; s < STRIPES; s++) {
+        const struct table *table = atomic_load(&index->stripes[s].table);
+        for (size_t i = 0; table && i < table->capacity; i++) {
+            const void *entry = atomic_load(&table->places[i]);
+            if (!entry || entry == DROPPED)
+                continue;
+            size_t probe = (i - hash_of(index->kind, entry)) & (table->capacity - 1);
+            longest = probe > longest ? probe : longest;
+        }
+    }
+    return longest;
+}
+
+void directory_read_work(struct directory *directory, struct directory_work *work)
+{
+    pthread_mutex_lock(&directory->mutex);
+    *work = directory->work;
+    size_t by_hash = longest_probe(&directory->by_hash);
+    size_t by_id = longest_probe(&directory->by_key_id);
+    work->longest_probe = by_hash > by_id ? by_hash : by_id;
+    pthread_mutex_unlock(&directory->mutex);
 }

@@ -91,13 +91,28 @@ bool health_is_usable(struct health_slot *slot, uint64_t now_ms)
     return probe_at == 0 || (now_ms >= probe_at && now_ms >= atomic_load(&slot->probing_until_ms));
 }
 
+bool health_is_full(const struct health_slot *slot, uint32_t max)
+{
+    return max && atomic_load(&slot->in_flight) >= max;
+}
+
 void health_begin(struct health_slot *slot, uint64_t now_ms)
 {
-    atomic_fetch_add(&slot->in_flight, 1);
+    (void)!health_try_begin(slot, now_ms, 0);
+}
+
+bool health_try_begin(struct health_slot *slot, uint64_t now_ms, uint32_t max)
+{
+    uint32_t in_flight = atomic_load(&slot->in_flight);
+    do {
+        if (max && in_flight >= max)
+            return false;
+    } while (!atomic_compare_exchange_weak(&slot->in_flight, &in_flight, in_flight + 1));
     atomic_fetch_add(&slot->started, 1);
     // Whoever begins while the circuit is half open is the probe, if there is none yet.
     if (atomic_load(&slot->probe_at_ms))
         (void)health_take_probe(slot, now_ms);
+    return true;
 }
 
 static void take_latency(struct health_slot *slot, uint32_t latency_ms)

@@ -37,6 +37,9 @@ void health_free(struct health *health);
 // The slot of an upstream id, made when absent; lives as long as health. NULL: no memory.
 struct health_slot *health_slot_of(struct health *health, int64_t upstream_id);
 void health_begin(struct health_slot *slot, uint64_t now_ms);
+// The same, unless max calls (0: any number) are in flight: false, and nothing was begun.
+GW_MUSTCHECK bool health_try_begin(struct health_slot *slot, uint64_t now_ms, uint32_t max);
+bool health_is_full(const struct health_slot *slot, uint32_t max); // 0: never
 // latency_ms: time to first byte, 0 when none came. retry_after_ms < 0: none given.
 void health_end(struct health_slot *slot, uint64_t now_ms, enum health_result result,
                 uint32_t latency_ms, int64_t retry_after_ms);

@@ -4,6 +4,7 @@
 // After "disk full" the thread tries again once a second whether a page can be written, which is no
 // repetition of a failed fsync: that transaction has been rolled back and its records answered.
 #include "state/journal.h"
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "state/journal_impl.h"
@@ -20,6 +21,7 @@
 #define KEEP_RECORDS 10000
 #define DROP_STEP 5000
 #define PROBE_MS 1000
+#define HANDED_MAX (32u << 20) // bytes of committed groups kept for the applier
 // Records that nobody waits for (log rows) let others gather, so that a busy gateway syncs 40 times
 // a second instead of as often as the disk can. A record with an acknowledgement ends the wait at
 // once.
@@ -127,17 +129,73 @@ static void become_sick(struct journal *journal, int err)
                   LOG_STR("error", db_error(journal->db)));
 }
 
-static int write_group(struct journal *journal, const struct journal_record *group, int64_t seq)
+static int on_top(void *user, const struct db_value *row, size_t count)
 {
-    int err = db_begin(journal->db, true);
-    for (; group && err == 0; group = group->next) {
-        struct db_value args[] = {
-            DB_INT_VALUE(seq++),
-            DB_BLOB_VALUE(slice_of(group->bytes, group->len)),
-        };
-        err = db_run(journal->db, SLICE_LIT("INSERT INTO journal (seq, record) VALUES (?, ?)"),
-                     args, 2, NULL, 0, NULL);
+    (void)count;
+    if (row[0].kind == DB_INT)
+        *(int64_t *)user = row[0].integer;
+    return 0;
+}
+
+static char *put_u32(char *out, size_t value)
+{
+    for (int i = 0; i < 4; i++)
+        *out++ = (char)(value >> (8 * i));
+    return out;
+}
+
+// One row: as many records of the group as it may hold. Moves *group and *seq past them.
+static int write_row(struct journal *journal, const struct journal_record **group, int64_t *seq)
+{
+    const struct journal_record *record = *group;
+    struct slice bytes = slice_of(record->bytes, record->len);
+    size_t size = 2, count = 0;
+    for (; record && count < JOURNAL_ROW_RECORDS; record = record->next, count++) {
+        if (count && size + 4 + record->len > JOURNAL_ROW_BYTES)
+            break;
+        size += 4 + record->len;
     }
+    if (count > 1) {
+        buf_clear(&journal->row);
+        char *at = buf_room(&journal->row, size), *start = at;
+        if (!at)
+            return GW_ENOMEM;
+        *at++ = (char)JOURNAL_GROUP;
+        *at++ = JOURNAL_GROUP_VERSION;
+        for (record = *group; count-- > 0; record = record->next, ++*seq) {
+            at = put_u32(at, record->len);
+            memcpy(at, record->bytes, record->len);
+            at += record->len;
+        }
+        bytes = slice_of(start, size);
+    } else {
+        ++*seq;
+    }
+    *group = record;
+    struct db_value args[] = {
+        DB_INT_VALUE(*seq),
+        DB_BLOB_VALUE(bytes),
+        DB_INT_VALUE(journal->owner),
+    };
+    return db_run(journal->db,
+                  SLICE_LIT("INSERT INTO journal (seq, record, owner) VALUES (?, ?, ?)"), args, 3,
+                  NULL, 0, NULL);
+}
+
+// The numbers are taken inside the transaction: another process may write here, too. *first gets
+// the group's first.
+static int write_group(struct journal *journal, const struct journal_record *group, int64_t *first)
+{
+    int64_t top = 0, seq = atomic_load(&journal->committed_seq);
+    int err = db_begin(journal->db, true);
+    if (err == 0)
+        err =
+            db_each(journal->db, SLICE_LIT("SELECT max(seq) FROM journal"), NULL, 0, on_top, &top);
+    if (top > seq)
+        seq = top;
+    *first = seq + 1;
+    while (group && err == 0)
+        err = write_row(journal, &group, &seq);
     if (err == 0)
         err = db_commit(journal->db);
     if (err)
@@ -145,24 +203,41 @@ static int write_group(struct journal *journal, const struct journal_record *gro
     return err;
 }
 
-static void finish_group(struct journal *journal, struct journal_record *group, size_t count,
-                         int err)
+void journal_free_records(struct journal_record *record)
+{
+    while (record) {
+        struct journal_record *next = record->next;
+        free(record);
+        record = next;
+    }
+}
+
+// Answers the acknowledgements. Gives the bytes that the queue held.
+static size_t answer_group(struct journal_record *group, int err)
 {
     size_t bytes = 0;
-    while (group) {
-        struct journal_record *record = group;
-        group = record->next;
-        bytes += sizeof(*record) + record->len;
-        if (record->ack)
-            record->ack->on_commit(record->ack, err);
-        free(record);
+    for (; group; group = group->next) {
+        bytes += sizeof(*group) + group->len;
+        if (group->ack)
+            group->ack->on_commit(group->ack, err);
     }
-    atomic_fetch_sub(&journal->queued_bytes, bytes);
-    atomic_fetch_sub(&journal->queued_records, count);
-    pthread_mutex_lock(&journal->mutex);
-    atomic_fetch_add(&journal->finished, count);
-    pthread_cond_broadcast(&journal->changed);
-    pthread_mutex_unlock(&journal->mutex);
+    return bytes;
+}
+
+// Under the mutex. False: the applier is too far behind, or reads the file anyway.
+static bool hand_group(struct journal *journal, struct journal_group *group)
+{
+    if (!group || atomic_load(&journal->is_handed_over) ||
+        journal->handed_bytes + group->bytes > HANDED_MAX ||
+        (journal->handed_last && journal->handed_last->last_seq + 1 != group->first_seq))
+        return false;
+    if (journal->handed_last)
+        journal->handed_last->next = group;
+    else
+        journal->handed_first = group;
+    journal->handed_last = group;
+    journal->handed_bytes += group->bytes;
+    return true;
 }
 
 static int64_t applied_by_both(struct journal *journal)
@@ -172,28 +247,42 @@ static int64_t applied_by_both(struct journal *journal)
     return main_seq < logs_seq ? main_seq : logs_seq;
 }
 
-static void commit_group(struct journal *journal, struct journal_record *group, size_t count)
+static void commit_group(struct journal *journal, struct journal_record *records, size_t count)
 {
-    int64_t seq = atomic_load(&journal->committed_seq) + 1;
+    int64_t first = 0;
     int err = GW_EIO;
-    atomic_store(&journal->oldest_ms, group->pushed_ms);
+    atomic_store(&journal->oldest_ms, records->pushed_ms);
     if (!atomic_load(&journal->is_sick)) {
-        err = write_group(journal, group, seq);
+        err = write_group(journal, records, &first);
         if (err)
             become_sick(journal, err);
     }
+    size_t bytes = answer_group(records, err);
+    struct journal_group *group = err ? NULL : malloc(sizeof(*group));
+    bool is_handed = false;
+    if (group)
+        *group = (struct journal_group){NULL, first, first + (int64_t)count - 1, bytes, records};
+    atomic_fetch_sub(&journal->queued_bytes, bytes);
+    atomic_fetch_sub(&journal->queued_records, count);
+    // Under the mutex, so that the applier that is about to wait does not miss it.
+    pthread_mutex_lock(&journal->mutex);
     if (err == 0) {
         atomic_fetch_add(&journal->commits, 1);
-        // Under the mutex, so that the applier that is about to wait does not miss it.
-        pthread_mutex_lock(&journal->mutex);
         // The applier has been idle: it is behind from now on, not since its last step.
-        if (applied_by_both(journal) >= seq - 1)
+        if (applied_by_both(journal) >= first - 1)
             atomic_store(&journal->progress_ms, clock_boot_ms());
-        atomic_store(&journal->committed_seq, seq + (int64_t)count - 1);
-        pthread_cond_broadcast(&journal->changed);
-        pthread_mutex_unlock(&journal->mutex);
+        int64_t last = first + (int64_t)count - 1;
+        if (last > atomic_load(&journal->committed_seq)) // another process's may be seen already
+            atomic_store(&journal->committed_seq, last);
+        is_handed = hand_group(journal, group);
     }
-    finish_group(journal, group, count, err);
+    atomic_fetch_add(&journal->finished, count);
+    pthread_cond_broadcast(&journal->changed);
+    pthread_mutex_unlock(&journal->mutex);
+    if (!is_handed) {
+        journal_free_records(records);
+        free(group);
+    }
     atomic_store(&journal->oldest_ms, 0);
 }
 
@@ -201,7 +290,8 @@ static void commit_group(struct journal *journal, struct journal_record *group, 
 static bool drop_applied(struct journal *journal)
 {
     int64_t until = applied_by_both(journal) - KEEP_RECORDS;
-    if (atomic_load(&journal->is_sick) || until - journal->first_seq < DROP_STEP)
+    if (atomic_load(&journal->is_sick) || atomic_load(&journal->is_handed_over) ||
+        until - journal->first_seq < DROP_STEP)
         return false;
     struct db_value args[] = {DB_INT_VALUE(journal->first_seq + DROP_STEP)};
     int err =
@@ -219,7 +309,8 @@ static void probe(struct journal *journal)
 {
     int err = db_begin(journal->db, true);
     if (err == 0)
-        err = db_run(journal->db, SLICE_LIT("INSERT INTO journal VALUES (-1, zeroblob(65536))"),
+        err = db_run(journal->db,
+                     SLICE_LIT("INSERT INTO journal (seq, record) VALUES (-1, zeroblob(65536))"),
                      NULL, 0, NULL, 0, NULL);
     if (err == 0)
         err = db_run(journal->db, SLICE_LIT("DELETE FROM journal WHERE seq = -1"), NULL, 0, NULL, 0,
@@ -298,8 +389,9 @@ void journal_read_view(struct journal *journal, struct journal_view *view)
         .commits = atomic_load(&journal->commits),
         .is_sick = atomic_load(&journal->is_sick),
     };
-    bool is_behind = view->applied_main_seq < view->committed_seq ||
-                     view->applied_logs_seq < view->committed_seq;
+    bool is_behind =
+        !atomic_load(&journal->is_handed_over) && (view->applied_main_seq < view->committed_seq ||
+                                                   view->applied_logs_seq < view->committed_seq);
     if (is_behind && progress_ms < now_ms)
         view->behind_ms = (uint32_t)(now_ms - progress_ms);
 }
@@ -319,11 +411,13 @@ int journal_flush(struct journal *journal, uint32_t timeout_ms)
     int64_t seq = -1;
     int err = 0;
     pthread_mutex_lock(&journal->mutex);
+    atomic_fetch_add(&journal->flushers, 1);
+    pthread_cond_broadcast(&journal->changed);
     for (;;) {
         if (atomic_load(&journal->finished) >= pushed) {
             if (seq < 0)
                 seq = atomic_load(&journal->committed_seq);
-            if (applied_by_both(journal) >= seq)
+            if (applied_by_both(journal) >= seq || atomic_load(&journal->is_handed_over))
                 break;
         }
         if (pthread_cond_timedwait(&journal->changed, &journal->mutex, &until) == ETIMEDOUT) {
@@ -331,6 +425,7 @@ int journal_flush(struct journal *journal, uint32_t timeout_ms)
             break;
         }
     }
+    atomic_fetch_sub(&journal->flushers, 1);
     pthread_mutex_unlock(&journal->mutex);
     return err;
 }
@@ -376,6 +471,13 @@ static void free_journal(struct journal *journal)
 {
     db_close(journal->db);
     applier_close_files(journal);
+    while (journal->handed_first) {
+        struct journal_group *group = journal->handed_first;
+        journal->handed_first = group->next;
+        journal_free_records(group->records);
+        free(group);
+    }
+    buf_free(&journal->row);
     sem_destroy(&journal->wake);
     sem_destroy(&journal->hurry);
     pthread_cond_destroy(&journal->changed);
@@ -383,13 +485,33 @@ static void free_journal(struct journal *journal)
     free(journal);
 }
 
-static void stop_applier(struct journal *journal)
+static void end_applier(struct journal *journal)
 {
     pthread_mutex_lock(&journal->mutex);
     journal->is_applier_stopping = true;
     pthread_cond_broadcast(&journal->changed);
     pthread_mutex_unlock(&journal->mutex);
+}
+
+static void stop_applier(struct journal *journal)
+{
+    end_applier(journal);
     pthread_join(journal->applier_thread, NULL);
+}
+
+void journal_set_shared(struct journal *journal, bool is_shared)
+{
+    pthread_mutex_lock(&journal->mutex);
+    atomic_store(&journal->is_shared, is_shared);
+    atomic_store(&journal->must_look, true);
+    pthread_cond_broadcast(&journal->changed); // the applier waits anew
+    pthread_mutex_unlock(&journal->mutex);
+}
+
+void journal_hand_over(struct journal *journal)
+{
+    atomic_store(&journal->is_handed_over, true);
+    end_applier(journal);
 }
 
 int journal_open(const struct journal_options *options, struct journal **out, char *error,
@@ -409,6 +531,8 @@ int journal_open(const struct journal_options *options, struct journal **out, ch
     sem_init(&journal->wake, 0, 0);
     sem_init(&journal->hurry, 0, 0);
     mpsc_init(&journal->queue);
+    journal->owner = options->owner;
+    atomic_store(&journal->is_shared, options->is_shared);
     int err = open_files(journal, options, error, error_size);
     if (err) {
         free_journal(journal);

@@ -5,6 +5,12 @@
 // quarantined under a savepoint with an alarm; its group commits. Records of money come with the
 // ledger; their kinds are reserved here so that the format need not change.
 //
+// Two processes may write one journal: while a successor starts and its predecessor drains
+// (main/upgrade.c). A group's numbers are therefore taken inside its transaction, after the highest
+// that is there. Only one of them should fold: journal_hand_over ends the applier of the one that
+// drains; should both run, each batch still is folded once, because the mark is looked at inside
+// the transaction that folds.
+//
 // journal_push may be called while holding a wallet's stripe lock: it only links into a queue, so
 // queue order = memory order. Any thread.
 #include "base/err.h"
@@ -38,6 +44,8 @@ struct journal_options {
     // Held by the applier around its transactions: shared with the store's write lanes, so that
     // inside the process nobody waits by polling.
     pthread_mutex_t *main_mutex, *logs_mutex;
+    int64_t owner;  // number of this process (store_owner_epoch), kept with each record
+    bool is_shared; // as journal_set_shared
 };
 // Opens the journal, starts the journal thread and the applier, which at once folds what an earlier
 // process left. error ≥ 256 bytes.
@@ -45,6 +53,13 @@ GW_MUSTCHECK int journal_open(const struct journal_options *options, struct jour
                               char *error, size_t error_size);
 // Commits and applies what is queued (at most 60 s for the applier), then ends the threads.
 void journal_close(struct journal *journal);
+
+// Another process writes this journal, or none does any more: while one does, the applier looks
+// into the file by itself. Any thread.
+void journal_set_shared(struct journal *journal, bool is_shared);
+// Another process folds from now on: the applier ends after the batch it is at, and nobody waits
+// for it any more. What is pushed here is still committed. For good. Any thread.
+void journal_hand_over(struct journal *journal);
 
 // Copies the payload (≤ 64 KiB). ack may be NULL. GW_EFULL: the queue holds more than 256 MiB;
 // GW_EIO: the journal is sick (disk full, fsync failed): nothing more is accepted.
@@ -87,7 +102,8 @@ struct log_record {
     size_t attempt_count;
 };
 // Versioned binary form (unknown later fields are skipped). Encodes into out, texts cut to what a
-// row may hold, at most 16 attempts, so that a record always fits. Decodes into arena; GW_ECORRUPT.
+// row may hold, at most 16 attempts, so that a record always fits. Decodes: texts borrow from the
+// payload, attempts lie in arena; GW_ECORRUPT.
 struct arena;
 struct buf;
 GW_MUSTCHECK int log_record_encode(const struct log_record *record, struct buf *out);

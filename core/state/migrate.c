@@ -240,6 +240,34 @@ int migrate_apply(struct db *db, const char *set, const char *dir, struct slice 
     return err;
 }
 
+int migrate_check_shared(struct db *db, const char *set, const char *dir, char *error,
+                         size_t error_size)
+{
+    struct files *files = NULL;
+    struct db_rows applied = {0};
+    struct arena *arena = arena_new(4096);
+    int err = arena ? list_files(dir, &files, error, error_size) : GW_ENOMEM;
+    if (err == 0)
+        err = read_applied(db, set, arena, &applied);
+    for (size_t i = 0; files && i < files->count && err == 0; i++) {
+        struct buf sql = BUF_INIT(0);
+        if (!applied_row(&applied, files->names[i]))
+            err = read_text(dir, files->names[i], &sql, error, error_size);
+        if (err == 0 && slice_starts(buf_slice(&sql), "-- exclusive\n")) {
+            snprintf(error, error_size,
+                     "migration %s/%s cannot be applied while another process uses the database: "
+                     "stop the gateway and start it again",
+                     set, files->names[i]);
+            err = GW_EBUSY;
+        }
+        buf_free(&sql);
+    }
+    if (files)
+        free_files(files);
+    arena_free(arena);
+    return err;
+}
+
 int migrate_status(struct db *db, const char *set, const char *dir, struct arena *arena,
                    struct migrate_list *list, char *error, size_t error_size)
 {

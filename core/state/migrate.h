@@ -11,6 +11,10 @@
 // plugin's restriction. error ≥ 256 bytes.
 GW_MUSTCHECK int migrate_apply(struct db *db, const char *set, const char *dir, struct slice plugin,
                                char *error, size_t error_size);
+// GW_EBUSY: a file of dir that is not applied says in its first line, "-- exclusive", that it must
+// not be while another process still uses the database.
+GW_MUSTCHECK int migrate_check_shared(struct db *db, const char *set, const char *dir, char *error,
+                                      size_t error_size);
 // Files of dir and whether they are applied; db NULL: none is. list grows in the arena.
 struct migrate_list {
     struct migration_status *items;

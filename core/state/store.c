@@ -10,12 +10,34 @@
 #include <unistd.h>
 
 #define BEHIND_MS 1000
+#define OWNERS_KEPT 1000
 
 static int on_number(void *user, const struct db_value *row, size_t count)
 {
     (void)count;
     *(int64_t *)user = row[0].integer;
     return 0;
+}
+
+static int note_owner(struct store *store, struct db *db)
+{
+    struct db_value own[] = {DB_INT_VALUE(store->owner_epoch), DB_INT_VALUE(getpid()),
+                             DB_INT_VALUE(clock_wall_ms())};
+    int err =
+        db_run(db, SLICE_LIT("INSERT INTO owners (owner, pid, started_ms) VALUES (?1, ?2, ?3)"),
+               own, 3, NULL, 0, NULL);
+    // Under the lock alone nobody else lives.
+    struct db_value dead[] = {DB_INT_VALUE(clock_wall_ms()), DB_INT_VALUE(store->owner_epoch)};
+    if (err == 0 && !atomic_load(&store->is_shared))
+        err = db_run(db,
+                     SLICE_LIT("UPDATE owners SET ended_ms = ?1, how = 'died' "
+                               "WHERE ended_ms IS NULL AND owner < ?2"),
+                     dead, 2, NULL, 0, NULL);
+    struct db_value old[] = {DB_INT_VALUE(store->owner_epoch - OWNERS_KEPT)};
+    if (err == 0)
+        err = db_run(db, SLICE_LIT("DELETE FROM owners WHERE owner < ? AND ended_ms IS NOT NULL"),
+                     old, 1, NULL, 0, NULL);
+    return err;
 }
 
 // The number of this ownership goes up with each opening and never comes again: facts of an
@@ -31,17 +53,85 @@ static int take_lease(struct store *store, struct db *db)
                                "owner_epoch = owner_epoch + 1, owner = ?1, is_held = 1, "
                                "taken_ms = ?2"),
                      args, 2, NULL, 0, NULL);
-    if (err)
-        return err;
-    return db_each(db, SLICE_LIT("SELECT owner_epoch FROM leases WHERE name = 'process'"), NULL, 0,
-                   on_number, &store->owner_epoch);
+    if (err == 0)
+        err = db_each(db, SLICE_LIT("SELECT owner_epoch FROM leases WHERE name = 'process'"), NULL,
+                      0, on_number, &store->owner_epoch);
+    return err ? err : note_owner(store, db);
 }
 
-static int give_lease_back(struct db *db, struct store_job *job)
+struct owner_job {
+    struct store_job job;
+    int64_t owner;
+    const char *how;
+};
+
+// After an upgrade the lease is the successor's: only the own one is given back.
+static int end_owner(struct db *db, struct store_job *job)
 {
-    (void)job;
-    return db_run(db, SLICE_LIT("UPDATE leases SET is_held = 0 WHERE name = 'process'"), NULL, 0,
-                  NULL, 0, NULL);
+    const struct owner_job *end = (struct owner_job *)job;
+    struct db_value lease[] = {DB_INT_VALUE(end->owner)};
+    struct db_value owner[] = {DB_INT_VALUE(clock_wall_ms()), DB_TEXT_VALUE(slice_str(end->how)),
+                               DB_INT_VALUE(end->owner)};
+    int err = db_run(
+        db, SLICE_LIT("UPDATE leases SET is_held = 0 WHERE name = 'process' AND owner_epoch = ?"),
+        lease, 1, NULL, 0, NULL);
+    return err ? err
+               : db_run(db,
+                        SLICE_LIT("UPDATE owners SET ended_ms = ?1, how = ?2 "
+                                  "WHERE owner = ?3 AND ended_ms IS NULL"),
+                        owner, 3, NULL, 0, NULL);
+}
+
+static void free_owner_job(struct store_job *job)
+{
+    if (job->err)
+        log_event(LOG_WARN, "owner_not_ended",
+                  LOG_INT("owner_epoch", ((struct owner_job *)job)->owner),
+                  LOG_STR("error", job->error));
+    free(job);
+}
+
+// Asynchronous; store_close waits for it with its lanes.
+static void submit_end(struct store *store, int64_t owner, const char *how)
+{
+    struct owner_job *end = calloc(1, sizeof(*end));
+    if (!end)
+        return;
+    end->job = (struct store_job){.run = end_owner, .done = free_owner_job, .lane = STORE_WRITE};
+    end->owner = owner;
+    end->how = how;
+    if (store_submit(store, &end->job) != 0)
+        free(end);
+}
+
+void store_owner_ended(struct store *store, int64_t owner)
+{
+    submit_end(store, owner, "died"); // unless it said itself that it stopped
+}
+
+void store_set_shared(struct store *store, bool is_shared)
+{
+    struct lane *lane = &store->lanes[STORE_WRITE];
+    atomic_store(&store->is_shared, is_shared);
+    atomic_store(&store->must_look, true);
+    if (store->journal)
+        journal_set_shared(store->journal, is_shared);
+    if (!lane->is_started)
+        return;
+    pthread_mutex_lock(&lane->mutex);
+    pthread_cond_signal(&lane->wake);
+    pthread_mutex_unlock(&lane->mutex);
+}
+
+void store_hand_over(struct store *store)
+{
+    if (store->journal)
+        journal_hand_over(store->journal);
+}
+
+int store_lock_fd(const struct store *store)
+{
+    return store->lock_fd;
 }
 
 static int make_memory(struct store *store)
@@ -60,8 +150,15 @@ static int prepare_main(struct store *store, char *error, size_t error_size)
     if (err)
         return err;
     error[0] = '\0';
-    if (!store->is_tool)
-        err = take_lease(store, db);
+    if (!store->is_tool) {
+        err = db_begin(db, true);
+        if (err == 0)
+            err = take_lease(store, db);
+        if (err == 0)
+            err = db_commit(db);
+        if (err)
+            db_rollback(db);
+    }
     if (err == 0 && !store->is_readonly)
         err = upstream_import(db, store->conf, store->fernet, error, error_size);
     if (err == 0)
@@ -84,6 +181,8 @@ static int open_journal(struct store *store, char *error, size_t error_size)
         .is_durable = store_db_flags(store) & DB_OPEN_FULL_SYNC,
         .main_mutex = &store->main_mutex,
         .logs_mutex = &store->logs_mutex,
+        .owner = store->owner_epoch,
+        .is_shared = atomic_load(&store->is_shared),
     };
     return journal_open(&options, &store->journal, error, error_size);
 }
@@ -122,6 +221,7 @@ int store_open(const struct store_options *options, struct store **out, char *er
     store->epoch = options->epoch;
     store->is_tool = options->is_tool;
     store->lock_fd = -1;
+    store->given_lock_fd = options->lock_fd ? *options->lock_fd : -1;
     store->migrations_dir = strdup(options->migrations_dir);
     pthread_mutex_init(&store->main_mutex, NULL);
     pthread_mutex_init(&store->logs_mutex, NULL);
@@ -176,9 +276,8 @@ void store_close(struct store *store)
     if (!store)
         return;
     journal_close(store->journal);
-    if (store->lanes[STORE_WRITE].is_started && !store->is_tool &&
-        store_run(store, STORE_WRITE, give_lease_back) != 0)
-        log_event(LOG_WARN, "lease_not_given_back", LOG_INT("owner_epoch", store->owner_epoch));
+    if (store->lanes[STORE_WRITE].is_started && !store->is_tool)
+        submit_end(store, store->owner_epoch, "stopped");
     store_stop_lanes(store);
     catalogue_ref_free(store->catalogue);
     directory_free(store->directory);
@@ -314,12 +413,16 @@ int store_migrate_plugin(struct store *store, struct slice plugin, const char *d
         snprintf(error, error_size, "another process owns the database");
         return GW_EBUSY;
     }
+    bool is_shared = atomic_load(&store->is_shared);
     snprintf(set, sizeof(set), "plugin:%.*s", SLICE_FMT(plugin));
     int err = db_open(store->paths[STORE_MAIN], store_db_flags(store), &db, error, error_size);
     if (err)
         return err;
     pthread_mutex_lock(&store->main_mutex);
-    err = migrate_apply(db, set, dir, plugin, error, error_size);
+    if (is_shared)
+        err = migrate_check_shared(db, set, dir, error, error_size);
+    if (err == 0)
+        err = migrate_apply(db, set, dir, plugin, error, error_size);
     pthread_mutex_unlock(&store->main_mutex);
     db_close(db);
     return err;

@@ -52,11 +52,24 @@ struct store_options {
     // A command line verb: takes no lease. When a gateway runs, it opens for reading only: no
     // journal (store_journal gives NULL), writes are GW_EBUSY.
     bool is_tool;
+    // Opened by the successor in an upgrade: takes over this descriptor of the lock file, which a
+    // living process holds the lock by, and is shared from the start. Closed in store_close, also
+    // when opening fails. NULL: an ordinary start.
+    const int *lock_fd;
 };
 GW_MUSTCHECK int store_open(const struct store_options *options, struct store **out, char *error,
                             size_t error_size);
 // Drains lanes, journal and applier; hands the lease back.
 void store_close(struct store *store);
+// Upgrade (main/upgrade.c): while two processes use the files, each follows the other's changes and
+// journal by looking into the files. Any thread.
+void store_set_shared(struct store *store, bool is_shared);
+// The successor folds the journal from now on; this process goes on writing it.
+void store_hand_over(struct store *store);
+// The descriptor that holds the lock; borrowed. -1: none (a tool beside a gateway).
+int store_lock_fd(const struct store *store);
+// Another process with this number has ended; noted on the writer lane.
+void store_owner_ended(struct store *store, int64_t owner);
 // Any thread. GW_EFULL: lane's queue is full; the caller keeps the job.
 // GW_EBUSY: a write while another process owns the files; GW_ECANCELLED: closing.
 GW_MUSTCHECK int store_submit(struct store *store, struct store_job *job);

@@ -88,6 +88,17 @@ int store_take_lock(struct store *store, char *error, size_t error_size)
         return GW_EIO;
     }
     char text[32] = "";
+    // A predecessor's descriptor holds the lock already. One of another file (the new configuration
+    // names another database) is of no use.
+    struct stat given, own;
+    if (store->given_lock_fd >= 0 && fstat(store->given_lock_fd, &given) == 0 &&
+        fstat(store->lock_fd, &own) == 0 && given.st_dev == own.st_dev &&
+        given.st_ino == own.st_ino) {
+        close(store->lock_fd);
+        store->lock_fd = store->given_lock_fd;
+        store->given_lock_fd = -1;
+        atomic_store(&store->is_shared, true);
+    }
     if (flock(store->lock_fd, LOCK_EX | LOCK_NB) != 0) {
         ssize_t len = read(store->lock_fd, text, sizeof(text) - 1);
         text[len > 0 ? len : 0] = '\0';
@@ -106,9 +117,13 @@ int store_take_lock(struct store *store, char *error, size_t error_size)
 
 void store_drop_lock(struct store *store)
 {
+    // The file stays: removing it would race with another opener. After an upgrade the other
+    // process's descriptor keeps the lock.
     if (store->lock_fd >= 0)
-        close(store->lock_fd); // the file stays: removing it would race with another opener
-    store->lock_fd = -1;
+        close(store->lock_fd);
+    if (store->given_lock_fd >= 0)
+        close(store->given_lock_fd);
+    store->lock_fd = store->given_lock_fd = -1;
 }
 
 static uint32_t big_endian(const unsigned char *at)
@@ -260,6 +275,8 @@ static int check_file(struct store *store, enum store_file file, char *error, si
     err = check_content(db, file, path, size, error, error_size);
     if (err == 0 && file == STORE_MAIN)
         err = back_up(store, db, dir, error, error_size);
+    if (err == 0 && atomic_load(&store->is_shared))
+        err = migrate_check_shared(db, store_set_name(file), dir, error, error_size);
     if (err == 0)
         err = migrate_apply(db, store_set_name(file), dir, SLICE_NONE, error, error_size);
     db_close(db);

@@ -31,8 +31,11 @@ struct store {
     char *migrations_dir;
     char *paths[STORE_FILES];
     char *lock_path;
-    int lock_fd; // -1: not held
+    int lock_fd;       // -1: not held
+    int given_lock_fd; // from a predecessor, not yet taken; -1: none
     bool is_tool, is_readonly;
+    atomic_bool is_shared; // another process uses the files, too
+    atomic_bool must_look; // at the changes feed once more: the other process has gone
     int64_t owner_epoch;
     pthread_mutex_t main_mutex, logs_mutex; // writers of one file inside the process
     struct lane lanes[STORE_LANES];

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #define IDLE_MS 1000
+#define SHARED_LOOK_MS 20 // the writer, while another process may change what is in memory here
 
 int store_submit(struct store *store, struct store_job *job)
 {
@@ -97,7 +98,8 @@ static void tick(struct lane *lane)
 {
     if (lane->id != STORE_WRITE)
         return;
-    if (lane->store->is_unpublished)
+    bool must_look = atomic_exchange(&lane->store->must_look, false);
+    if (lane->store->is_unpublished || must_look || atomic_load(&lane->store->is_shared))
         publish(lane);
     (void)epoch_reclaim(lane->store->epoch);
 }
@@ -106,11 +108,20 @@ static struct store_job *next_job(struct lane *lane, bool *is_idle)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += IDLE_MS / 1000;
+    bool is_looking = lane->id == STORE_WRITE && atomic_load(&lane->store->is_shared);
+    until.tv_nsec += (is_looking ? SHARED_LOOK_MS : IDLE_MS) % 1000 * 1000000L;
+    until.tv_sec += is_looking ? 0 : IDLE_MS / 1000;
+    if (until.tv_nsec >= 1000000000L) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000L;
+    }
     *is_idle = false;
     pthread_mutex_lock(&lane->mutex);
-    while (!lane->first && !lane->is_stopping && !*is_idle)
-        *is_idle = pthread_cond_timedwait(&lane->wake, &lane->mutex, &until) != 0;
+    // Woken without a job: the lane is to look how long it may wait.
+    if (!lane->first && !lane->is_stopping) {
+        (void)pthread_cond_timedwait(&lane->wake, &lane->mutex, &until);
+        *is_idle = !lane->is_stopping;
+    }
     struct store_job *job = lane->first;
     if (job) {
         lane->first = job->next;

@@ -49,7 +49,7 @@ static int on_link(void *user, const struct db_value *row, size_t count)
     return 0;
 }
 
-static int take_upstreams(struct loader *loader, struct key_entry *entry)
+static int take_upstreams(struct loader *loader, struct key_record *entry)
 {
     struct links *links = &loader->links;
     while (links->at < links->count && links->items[links->at].key_id < entry->id)
@@ -73,7 +73,7 @@ static int take_upstreams(struct loader *loader, struct key_entry *entry)
 }
 
 // A list that cannot be read allows nothing: the key is put in inactive.
-static int put_with_models(struct directory *directory, struct key_entry *entry, struct slice json)
+static int put_with_models(struct directory *directory, struct key_record *entry, struct slice json)
 {
     struct json_doc *doc = NULL;
     const char *why = NULL;
@@ -116,8 +116,9 @@ static int on_key(void *user, const struct db_value *row, size_t count)
     struct directory *directory = loader->store->directory;
     if (count != 15 || row[2].bytes.len != sizeof(struct sha256))
         return GW_ECORRUPT;
-    struct key_entry entry = {
+    struct key_record entry = {
         .id = row[0].integer,
+        .uid = row[1].bytes,
         .user_id = row[3].integer,
         .is_active = row[4].integer && row[5].kind == DB_NULL,
         .expires_ms = row[6].integer,
@@ -127,7 +128,6 @@ static int on_key(void *user, const struct db_value *row, size_t count)
         .rpm = row[11].integer,
         .rpd = row[12].integer,
     };
-    snprintf(entry.uid, sizeof(entry.uid), "%.*s", (int)row[1].bytes.len, row[1].bytes.ptr);
     memcpy(entry.hash.bytes, row[2].bytes.ptr, sizeof(entry.hash.bytes));
     int err = take_upstreams(loader, &entry);
     if (err)
@@ -206,6 +206,15 @@ static int on_seq(void *user, const struct db_value *row, size_t count)
     return 0;
 }
 
+static int reserve_directory(struct store *store, struct db *db)
+{
+    int64_t keys = 0, users = 0;
+    int err = db_each(db, SLICE_LIT("SELECT count(*) FROM api_keys"), NULL, 0, on_seq, &keys);
+    if (err == 0)
+        err = db_each(db, SLICE_LIT("SELECT count(*) FROM users"), NULL, 0, on_seq, &users);
+    return err ? err : directory_reserve(store->directory, (size_t)keys, (size_t)users);
+}
+
 int store_load_all(struct store *store, struct db *db)
 {
     struct loader loader = {.store = store};
@@ -216,6 +225,8 @@ int store_load_all(struct store *store, struct db *db)
                       &store->published_seq);
     if (err == 0)
         err = load_catalogue(store, db);
+    if (err == 0)
+        err = reserve_directory(store, db);
     if (err == 0)
         err = db_each(db,
                       SLICE_LIT("SELECT api_key_id, upstream_id FROM api_key_upstreams "

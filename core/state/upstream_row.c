@@ -227,6 +227,9 @@ static int read_field(struct reader *reader, uint32_t field, yyjson_val *val)
     case UPSTREAM_TLS_MS: return read_whole(reader, val, 0, TIMER_MAX_MS, timer, &input->tls_ms);
     case UPSTREAM_FIRST_BYTE_MS:
         return read_whole(reader, val, 0, TIMER_MAX_MS, timer, &input->first_byte_ms);
+    case UPSTREAM_MAX_CONCURRENCY:
+        return read_whole(reader, val, 0, 1000000, "must be a whole number from 0 to 1000000",
+                          &input->max_concurrency);
     default: return read_whole(reader, val, 0, TIMER_MAX_MS, timer, &input->event_ms);
     }
 }
@@ -254,6 +257,7 @@ static const struct {
     {"tls_ms", UPSTREAM_TLS_MS, true},
     {"first_byte_ms", UPSTREAM_FIRST_BYTE_MS, true},
     {"event_ms", UPSTREAM_EVENT_MS, true},
+    {"max_concurrency", UPSTREAM_MAX_CONCURRENCY, true},
 };
 #define FIELD_COUNT (sizeof(fields) / sizeof(fields[0]))
 
@@ -385,6 +389,7 @@ int upstream_row_insert(struct db *db, const struct fernet *fernet, const struct
         or_int(in->tls_ms, in->given & UPSTREAM_TLS_MS, 0),
         or_int(in->first_byte_ms, in->given & UPSTREAM_FIRST_BYTE_MS, 0),
         or_int(in->event_ms, in->given & UPSTREAM_EVENT_MS, 0),
+        or_int(in->max_concurrency, in->given & UPSTREAM_MAX_CONCURRENCY, 0),
         in->config,
         DB_INT_VALUE(now_ms),
         DB_INT_VALUE(now_ms),
@@ -394,8 +399,9 @@ int upstream_row_insert(struct db *db, const struct fernet *fernet, const struct
                      SLICE_LIT("INSERT INTO upstreams (uid, name, provider, base_url, "
                                "api_key_enc, key_mask, formats, models, is_default, is_active, "
                                "timeout_s, weight, priority, passthrough, disconnect, connect_ms, "
-                               "tls_ms, first_byte_ms, event_ms, config, created_ms, updated_ms) "
-                               "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"),
+                               "tls_ms, first_byte_ms, event_ms, max_concurrency, config, "
+                               "created_ms, updated_ms) "
+                               "VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"),
                      args, sizeof(args) / sizeof(args[0]), NULL, 0, NULL);
     if (err == 0) {
         *id = db_last_id(db);
@@ -438,6 +444,7 @@ int upstream_row_update(struct db *db, const struct fernet *fernet, int64_t id,
         {UPSTREAM_TLS_MS, in->tls_ms},
         {UPSTREAM_FIRST_BYTE_MS, in->first_byte_ms},
         {UPSTREAM_EVENT_MS, in->event_ms},
+        {UPSTREAM_MAX_CONCURRENCY, in->max_concurrency},
         {UPSTREAM_CONFIG, in->config},
     };
     enum { COLUMNS = sizeof(columns) / sizeof(columns[0]) };
@@ -468,7 +475,9 @@ int upstream_row_update(struct db *db, const struct fernet *fernet, int64_t id,
                                "CASE WHEN ? THEN ? ELSE connect_ms END, "
                                "tls_ms = CASE WHEN ? THEN ? ELSE tls_ms END, first_byte_ms = CASE "
                                "WHEN ? THEN ? ELSE first_byte_ms END, "
-                               "event_ms = CASE WHEN ? THEN ? ELSE event_ms END, config = CASE "
+                               "event_ms = CASE WHEN ? THEN ? ELSE event_ms END, "
+                               "max_concurrency = CASE WHEN ? THEN ? ELSE max_concurrency END, "
+                               "config = CASE "
                                "WHEN ? THEN ? ELSE config END, "
                                "updated_ms = ? WHERE id = ?"),
                      args, COLUMNS * 2 + 2, NULL, 0, NULL);

@@ -25,6 +25,7 @@ enum upstream_field {
     UPSTREAM_TLS_MS = 1 << 15,
     UPSTREAM_FIRST_BYTE_MS = 1 << 16,
     UPSTREAM_EVENT_MS = 1 << 17,
+    UPSTREAM_MAX_CONCURRENCY = 1 << 18,
 };
 
 struct upstream_input {
@@ -32,7 +33,7 @@ struct upstream_input {
     // Values as they go into the row; NULL kinds for what was null.
     struct db_value name, provider, base_url, formats, models, is_default, is_active, timeout_s,
         weight, priority, passthrough, disconnect, config, connect_ms, tls_ms, first_byte_ms,
-        event_ms;
+        event_ms, max_concurrency;
     struct slice api_key;        // plain; zeroed by upstream_input_wipe
     const char *bad_field, *why; // after GW_EINVAL
 };

@@ -161,7 +161,7 @@ START_TEST(keys_live_from_creation_to_revocation)
     epoch_enter(reader);
     key = directory_key(store_directory(test.store), &hash);
     ck_assert(key && !key->has_upstream_list && key->rpm == 0 && key->rpd == 1000);
-    ck_assert(slice_is(key->name, "new"));
+    ck_assert(slice_is(key_entry_name(key), "new"));
     epoch_leave(reader);
 
     row = call(ADMIN_KEY_REVOKE, &err, "{'uid':'%s'}", uid);

@@ -172,6 +172,9 @@ START_TEST(start_is_refused_with_the_variable_named)
         {"plugin_api_encryption_key", "x", "PLUGIN_API_ENCRYPTION_KEY:"},
         {"allowed_private_hosts", "10.0.0.0/8, 10.0.0.0/99",
          "ALLOWED_PRIVATE_HOSTS: \"10.0.0.0/99\""},
+        {"listen.tls_cert", "cert.pem", "TLS_KEY: not set"},
+        {"listen.tls_key", "key.pem", "TLS_CERT: not set"},
+        {"listen.admin_tls", "true", "ADMIN_TLS: needs TLS_CERT"},
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         struct conf *conf = good();
