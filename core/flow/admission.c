@@ -37,13 +37,31 @@ bool admission_is_media(struct slice type)
     return false;
 }
 
-// Counts request bytes in flight against the process's budget.
-static bool take_budget(struct exchange *ex, int64_t bytes)
+// Counts request bytes in flight against the process's budget, up to what this body holds. False:
+// there is no room, nothing was counted and the call has failed.
+static bool take_budget(struct exchange *ex, int64_t wanted)
 {
     struct flow_shared *shared = ex->flow->options.shared;
-    int64_t total = atomic_fetch_add(&shared->body_bytes, bytes) + bytes;
-    ex->body_counted += bytes;
-    return total <= ex->flow->options.conf->bodies_total_bytes;
+    int64_t bytes = wanted - ex->body_counted;
+    if (bytes <= 0)
+        return true;
+    if (atomic_fetch_add(&shared->body_bytes, bytes) + bytes <=
+        ex->flow->options.conf->bodies_total_bytes) {
+        ex->body_counted = wanted;
+        return true;
+    }
+    atomic_fetch_sub(&shared->body_bytes, bytes);
+    overload_count(ex->flow, OVERLOAD_BODIES);
+    exchange_fail(ex, 503, "overloaded",
+                  "The gateway holds too many request bodies at the moment; retry later.");
+    return false;
+}
+
+void admission_release_body(struct exchange *ex)
+{
+    if (ex->body_counted)
+        atomic_fetch_sub(&ex->flow->options.shared->body_bytes, ex->body_counted);
+    ex->body_counted = 0;
 }
 
 void admission_start(struct exchange *ex)
@@ -83,6 +101,10 @@ void admission_after_identify(struct exchange *ex)
         admission_on_complete(ex);
         return;
     }
+    // A body that will be gathered is counted before its first byte is asked for. Those without a
+    // length, and uploads, are counted as they come.
+    if (!ex->is_upload && !take_budget(ex, ex->ctx.request->content_length))
+        return;
     http1_resume_body(ex->stream);
 }
 
@@ -153,11 +175,8 @@ void admission_on_body(struct exchange *ex, struct slice bytes)
         (void)attempt_upload(ex, bytes);
         return;
     }
-    if (!take_budget(ex, (int64_t)bytes.len)) {
-        exchange_fail(ex, 503, "overloaded",
-                      "The gateway holds too many request bodies at the moment; retry later.");
+    if (!take_budget(ex, (int64_t)(ex->body.len + bytes.len)))
         return;
-    }
     if (ex->body.len == 0 && ex->ctx.request->content_length > 0 && ex->is_json)
         (void)!buf_room(&ex->body, (size_t)ex->ctx.request->content_length);
     if (buf_append(&ex->body, bytes) != GW_OK) {

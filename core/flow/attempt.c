@@ -21,6 +21,7 @@ static const char *const FAILURE_CODES[] = {
     [CTX_FAILURE_PROTOCOL] = "upstream_protocol_error",
     [CTX_FAILURE_STATUS] = "upstream_error",
     [CTX_FAILURE_STREAM] = "upstream_stream_error",
+    [CTX_FAILURE_LOCAL] = "overloaded",
 };
 
 static enum ctx_failure failure_of(int err)
@@ -32,6 +33,9 @@ static enum ctx_failure failure_of(int err)
     case GW_ETLS: return CTX_FAILURE_TLS;
     case GW_ETIMEOUT: return CTX_FAILURE_TIMEOUT;
     case GW_ERESET: return CTX_FAILURE_RESET;
+    case GW_EIO:
+    case GW_ENOMEM:
+    case GW_EFULL: return CTX_FAILURE_LOCAL;
     default: return CTX_FAILURE_PROTOCOL;
     }
 }
@@ -44,6 +48,7 @@ static enum health_result health_result_of(enum ctx_failure failure, int status)
     case CTX_FAILURE_DNS:
     case CTX_FAILURE_TLS: return HEALTH_CONNECT_ERROR;
     case CTX_FAILURE_TIMEOUT: return HEALTH_TIMEOUT;
+    case CTX_FAILURE_LOCAL: return HEALTH_CANCELLED; // says nothing of the upstream
     case CTX_FAILURE_STATUS:
         if (status == 429)
             return HEALTH_RATE_LIMITED;
@@ -98,8 +103,12 @@ static int64_t next_candidate(struct exchange *ex)
     const struct catalogue *catalogue = catalogue_get(store_catalogue(ex->flow->options.store));
     for (size_t i = 0; i < ex->ctx.candidate_count; i++) {
         int64_t id = ex->ctx.candidates[i];
-        if (id != ex->ctx.upstream.id && !was_tried(&ex->ctx, id) &&
-            catalogue_upstream(catalogue, id))
+        if (id == ex->ctx.upstream.id || was_tried(&ex->ctx, id))
+            continue;
+        const struct upstream *upstream = catalogue_upstream(catalogue, id);
+        if (upstream && health_is_full(upstream->health, upstream->max_concurrency))
+            ex->met_full = true;
+        else if (upstream)
             return id;
     }
     return 0;
@@ -126,7 +135,12 @@ void attempt_next(struct exchange *ex)
     int64_t id = next_candidate(ex);
     const struct upstream *upstream = id ? catalogue_upstream(catalogue, id) : NULL;
     if (!upstream) {
-        if (ctx->error.status == 0) // none was tried, or they went away meanwhile
+        if (ctx->error.status == 0 && ex->met_full) {
+            overload_count(ex->flow, OVERLOAD_UPSTREAM);
+            exchange_fail(ex, 503, "upstream_busy",
+                          "All upstreams for this model have as many calls as they may; retry "
+                          "later.");
+        } else if (ctx->error.status == 0) // none was tried, or they went away meanwhile
             exchange_fail(ex, 503, "no_upstream", "No upstream is available; retry later.");
         else
             exchange_fail_with(ex);
@@ -188,6 +202,16 @@ void attempt_end_early(struct exchange *ex)
         fail_by_status(ex);
 }
 
+static bool has_control_byte(struct slice value)
+{
+    for (size_t i = 0; i < value.len; i++) {
+        unsigned char c = (unsigned char)value.ptr[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7f)
+            return true;
+    }
+    return false;
+}
+
 static void on_head(void *user, int status, const struct http1_header *headers, size_t count)
 {
     struct exchange *ex = user;
@@ -198,6 +222,8 @@ static void on_head(void *user, int status, const struct http1_header *headers, 
     ex->upstream_headers = arena_alloc(arena, (count + 1) * sizeof *headers);
     ex->upstream_header_count = 0;
     for (size_t i = 0; i < count && ex->upstream_headers; i++) {
+        if (has_control_byte(headers[i].value)) // a strict client would drop the whole answer
+            continue;
         struct http1_header copy = {arena_copy(arena, headers[i].name),
                                     arena_copy(arena, headers[i].value)};
         if (copy.name.ptr && copy.value.ptr)
@@ -297,22 +323,27 @@ void attempt_start(struct exchange *ex)
         attempt_next(ex);
         return;
     }
+    if (!health_try_begin(upstream->health, ex->attempt_started_ms, upstream->max_concurrency)) {
+        ex->met_full = true; // others took the last place meanwhile
+        attempt_next(ex);
+        return;
+    }
+    ex->health = upstream->health;
+    ex->health_open = true;
     struct fetch_request request;
     int err = request_build(ex, upstream, &request);
     exchange_set_state(ex, EXCHANGE_FETCH);
     ex->drains_on_disconnect = upstream->has_disconnect_policy
                                    ? upstream->drains_on_disconnect
                                    : slice_is(flow->options.conf->disconnect, "drain");
-    ex->health = upstream->health;
-    health_begin(ex->health, ex->attempt_started_ms);
-    ex->health_open = true;
     if (ex->ctx.is_stream && !ex->head_sent && !loop_timer_is_running(&ex->hold_timer))
         loop_timer_start(&ex->hold_timer, (uint64_t)flow->options.conf->hold_head_ms);
     if (!err)
         err = fetch_start(flow->options.fetcher, &request, &HANDLER, ex, &ex->fetch);
     request_forget_secrets(ex);
     if (err) {
-        attempt_failed(ex, CTX_FAILURE_PROTOCOL, 0, gw_err_name(err));
+        attempt_failed(ex, err == GW_ENOMEM ? CTX_FAILURE_LOCAL : CTX_FAILURE_PROTOCOL, 0,
+                       gw_err_name(err));
         return;
     }
     if (ex->is_upload && !ex->is_spooled) {
@@ -325,6 +356,7 @@ void attempt_start(struct exchange *ex)
                 return;
         }
         buf_free(&ex->body);
+        admission_release_body(ex); // from here on the transport's queue bounds it
         if (ex->fetch && ex->body_complete)
             fetch_write_end(ex->fetch);
         else if (ex->fetch && ex->stream && fetch_write_queued(ex->fetch) < UPLOAD_QUEUE_BYTES)
@@ -439,6 +471,12 @@ static void describe(struct exchange *ex, enum ctx_failure failure, int status)
         error->retry_after_ms = wait > RETRY_AFTER_MAX_MS ? RETRY_AFTER_MAX_MS : wait;
     } else {
         error->code = slice_str(FAILURE_CODES[failure]);
+    }
+    if (failure == CTX_FAILURE_LOCAL) {
+        error->status = 503;
+        error->retry_after_ms = overload_retry_ms(ex->flow);
+        error->message = SLICE_LIT("The gateway has no socket left for this call; retry later.");
+        return;
     }
     // Our own key was refused: the client can do nothing about it and must not see it as its own.
     if (status == 401 || status == 403 || status == 402) {

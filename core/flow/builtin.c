@@ -199,6 +199,8 @@ void builtin_refuse(struct flow *flow, struct http1_stream *stream, int status, 
         SLICE_LIT("x-should-retry"), status >= 500 ? SLICE_LIT("true") : SLICE_LIT("false")};
     if (allow.len)
         headers[count++] = (struct http1_header){SLICE_LIT("allow"), allow};
+    if (status == 503)
+        headers[count++] = (struct http1_header){SLICE_LIT("retry-after"), SLICE_LIT("1")};
     if (status == 426)
         headers[count++] = (struct http1_header){SLICE_LIT("upgrade"), SLICE_LIT("HTTP/1.1")};
     count += reply_cors_headers(flow->options.conf, request, false, headers + count, 16 - count,

@@ -53,6 +53,8 @@ static void respond_plain(struct route_call *call, int status, const char *code,
     size_t count = id_headers(call, headers);
     headers[count++] =
         (struct http1_header){SLICE_LIT("content-type"), SLICE_LIT("application/json")};
+    if (status == 503)
+        headers[count++] = (struct http1_header){SLICE_LIT("retry-after"), SLICE_LIT("1")};
     call->is_answered = true;
     call->status = status;
     if (json_end(&json) != GW_OK ||
@@ -91,8 +93,10 @@ void call_on_body(struct route_call *call, struct slice bytes)
     struct flow_shared *shared = call->flow->options.shared;
     int64_t total = atomic_fetch_add(&shared->body_bytes, (int64_t)bytes.len) + (int64_t)bytes.len;
     call->body_counted += (int64_t)bytes.len;
-    if (total > call->flow->options.conf->bodies_total_bytes ||
-        buf_append(&call->body, bytes) != GW_OK)
+    bool has_room = total <= call->flow->options.conf->bodies_total_bytes;
+    if (!has_room)
+        overload_count(call->flow, OVERLOAD_BODIES);
+    if (!has_room || buf_append(&call->body, bytes) != GW_OK)
         respond_plain(call, 503, "overloaded", "The gateway is busy; retry later.");
 }
 

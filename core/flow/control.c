@@ -6,6 +6,7 @@
 #include "flow/probe.h"
 #include "state/admin.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define BODY_BYTES (1u << 20)
@@ -178,6 +179,37 @@ static void start_reload(struct control_call *call)
     }
 }
 
+static void on_upgraded(void *arg, int err, struct slice text)
+{
+    struct control_call *call = arg;
+    char body[96];
+    set_waiting(call, false);
+    if (!call->stream) {
+        free_call(call);
+        return;
+    }
+    if (err) {
+        respond_error(call, 400, SLICE_LIT("upgrade_failed"), text);
+        return;
+    }
+    int len = snprintf(body, sizeof body, "{\"upgraded\":true,\"pid\":%.*s}",
+                       (int)(text.len < 20 ? text.len : 20), text.ptr);
+    respond(call, 200, slice_of(body, (size_t)len));
+}
+
+static void start_upgrade(struct control_call *call)
+{
+    struct flow_shared *shared = call->flow->options.shared;
+    set_waiting(call, true);
+    int err = shared->upgrade ? shared->upgrade(shared, call->flow->options.loop, on_upgraded, call)
+                              : GW_EDENIED;
+    if (err) {
+        set_waiting(call, false);
+        respond_error(call, 409, SLICE_LIT("upgrade_failed"),
+                      SLICE_LIT("Another upgrade is under way, or the gateway stops."));
+    }
+}
+
 static void respond_text(struct control_call *call, int (*write)(void *user, struct buf *out))
 {
     struct buf out = BUF_INIT(16u << 20);
@@ -238,6 +270,10 @@ void control_on_complete(struct control_call *call)
     struct slice verb = slice_from(http1_request(call->stream)->path, strlen("/control/v1/"));
     if (slice_is(verb, "reload")) {
         start_reload(call);
+        return;
+    }
+    if (slice_is(verb, "upgrade")) {
+        start_upgrade(call);
         return;
     }
     if (slice_is(verb, "upstream.test")) {

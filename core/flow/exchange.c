@@ -123,8 +123,7 @@ void exchange_free(struct exchange *ex)
     if (ex->has_writer)
         dialect_writer_free(&ex->writer);
     buf_free(&ex->body);
-    if (ex->body_counted)
-        atomic_fetch_sub(&flow->options.shared->body_bytes, ex->body_counted);
+    admission_release_body(ex);
     script_release(&ex->ctx);
     list_remove(&ex->node);
     flow->active_count--;

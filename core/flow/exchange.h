@@ -18,6 +18,7 @@
 #include "codec/sse.h"
 #include "codec/url.h"
 #include "flow/flow.h"
+#include "flow/overload.h"
 #include "flow/router.h"
 #include "script/ctx.h"
 
@@ -125,6 +126,7 @@ struct exchange {
     int64_t upstream_length; // content-length, -1 unknown
     int64_t retry_after_ms;  // of the upstream's answer, < 0 none
     bool health_open;        // health_begin without its health_end
+    bool met_full;           // a candidate had as many calls as it may
     struct dialect_reader reader;
     bool has_reader;
     const struct quirk *quirk;
@@ -178,6 +180,13 @@ struct flow {
     struct list calls_active;
     size_t awaited; // control calls that a lane or a reload will answer
     struct buf scratch;
+    struct overload overload;
+    uint64_t refused_logged_ms; // the last access line of a refusal under overload
+    uint64_t refused_unlogged;  // refused since
+    uint32_t refused_uncounted[OVERLOAD_REASONS];
+    struct loop_task count_refused; // adds them to the metrics, once a turn
+    struct loop_timer calm;         // while it sheds: the end is noticed by an idle loop, too
+    uint32_t jitter;
     struct header_list outgoing_headers; // of the request that is being built
 };
 
@@ -210,6 +219,7 @@ extern const struct script_host FLOW_SCRIPT_HOST;
 void admission_start(struct exchange *ex);                       // head complete
 void admission_on_body(struct exchange *ex, struct slice bytes); // body bytes
 void admission_on_complete(struct exchange *ex);
+void admission_release_body(struct exchange *ex); // gives back what the body counted for
 void admission_after_identify(struct exchange *ex);
 void admission_after_admit(struct exchange *ex);
 void admission_after_select(struct exchange *ex);
@@ -286,6 +296,8 @@ void answer_on_end(struct ctx *ctx, int err);
 // metrics.c
 void metrics_attempt(struct exchange *ex, int status, const char *reason, uint64_t ms);
 void metrics_exchange(struct exchange *ex);
+void metrics_rejections(struct flow *flow, const char *reason, uint32_t count);
+void metrics_refused(struct flow *flow, uint32_t count); // calls answered 503 under overload
 void metrics_request(struct flow *flow, const char *route, struct slice method, int status,
                      bool is_stream, uint64_t ms);
 

@@ -30,6 +30,7 @@ int flow_new(const struct flow_options *options, struct flow **out)
     list_init(&flow->active);
     list_init(&flow->calls_active);
     buf_init(&flow->scratch, 0);
+    overload_watch(flow);
     loop_task_init(&flow->turn_end, on_turn_end);
     flow->exchanges = slab_new(sizeof(struct exchange), MAX_EXCHANGES);
     flow->calls = slab_new(call_size(), MAX_EXCHANGES);
@@ -46,6 +47,7 @@ void flow_free(struct flow *flow)
     if (!flow)
         return;
     gw_require(list_is_empty(&flow->active));
+    overload_unwatch(flow);
     loop_task_cancel(&flow->turn_end);
     slab_destroy(flow->exchanges);
     slab_destroy(flow->calls);
@@ -139,6 +141,8 @@ static void on_request(void *user, struct http1_stream *stream)
         return;
     if (route->kind == ROUTE_MODEL || route->kind == ROUTE_MODELS ||
         route->kind == ROUTE_STATEFUL) {
+        if (overload_refuses_call(flow, stream))
+            return;
         http1_limit_body(stream, (uint64_t)conf->body_bytes);
         struct exchange *ex = exchange_open(flow, stream, route, path);
         if (ex)
@@ -155,9 +159,10 @@ static void on_request(void *user, struct http1_stream *stream)
         plugin_route = script_route_find(flow->script, request->method, path, &allow);
     if (!plugin_route && route->kind == ROUTE_NONE) // a surface tells of its own unknown paths
         plugin_route = script_route_missing(flow->script, request->path);
-    if (plugin_route)
-        call_open(flow, stream, plugin_route);
-    else if (allow.len)
+    if (plugin_route) {
+        if (!overload_refuses_route(flow, stream, plugin_route))
+            call_open(flow, stream, plugin_route);
+    } else if (allow.len)
         builtin_refuse(flow, stream, 405, "method_not_allowed",
                        "This path does not take this method.", allow);
     else

@@ -8,6 +8,7 @@
 //
 // Worker thread only, but for struct flow_shared, which is shared by all workers (atomics).
 #include "base/err.h"
+#include "base/pressure.h"
 #include "io/fetch.h"
 #include "io/http1.h"
 #include "io/loop.h"
@@ -25,10 +26,16 @@ struct flow_shared {
     _Atomic int64_t body_bytes; // request bodies in flight, all workers
     _Atomic bool is_draining;
     _Atomic uint64_t exchanges; // in flight
+    _Atomic uint32_t shedding;  // workers that refuse calls for want of CPU
+    struct pressure *pressure;  // of memory; NULL: nobody watches it
+    struct http1_ips *ips;      // counts of connections; NULL: none are kept
     int64_t started_wall_ms;
     // main's: starts a reload; done on the worker that asked (see script_host.reload).
     int (*reload)(struct flow_shared *shared, struct loop *loop,
                   void (*done)(void *arg, int err, struct slice problems), void *arg);
+    // main's: starts a successor (main/upgrade.h); text: its process number, or what went wrong.
+    int (*upgrade)(struct flow_shared *shared, struct loop *loop,
+                   void (*done)(void *arg, int err, struct slice text), void *arg);
     void *main; // main's own
 };
 

@@ -84,9 +84,10 @@ void metrics_request(struct flow *flow, const char *route, struct slice method, 
                      bool is_stream, uint64_t ms)
 {
     const struct flow_options *options = &flow->options;
-    char code[8];
-    snprintf(code, sizeof code, "%d", status);
-    const struct slice labels[] = {slice_str(route), method, slice_str(code)};
+    char code[3] = {(char)('0' + status / 100 % 10), (char)('0' + status / 10 % 10),
+                    (char)('0' + status % 10)};
+    const struct slice labels[] = {slice_str(route), method,
+                                   status ? slice_of(code, 3) : SLICE_LIT("0")};
     stats_add(options->shard, options->metrics->requests, labels, 3, 1);
     const struct slice timing[] = {slice_str(route),
                                    is_stream ? SLICE_LIT("true") : SLICE_LIT("false")};
@@ -114,6 +115,19 @@ static const char *rejection_of(const struct ctx *ctx)
     }
 }
 
+void metrics_rejections(struct flow *flow, const char *reason, uint32_t count)
+{
+    struct slice label = slice_str(reason);
+    stats_add(flow->options.shard, flow->options.metrics->rejections, &label, 1, count);
+}
+
+void metrics_refused(struct flow *flow, uint32_t count)
+{
+    // No duration: so many that took no time would hide those that did.
+    const struct slice labels[] = {SLICE_LIT("refused"), SLICE_LIT("POST"), SLICE_LIT("503")};
+    stats_add(flow->options.shard, flow->options.metrics->requests, labels, 3, count);
+}
+
 void metrics_exchange(struct exchange *ex)
 {
     const struct flow_options *options = &ex->flow->options;
@@ -135,8 +149,6 @@ void metrics_exchange(struct exchange *ex)
         stats_observe_ms(options->shard, options->metrics->upstream_ttft, labels, 2, ctx->ttft_ms);
     }
     const char *reason = ctx->attempt_count == 0 && ctx->is_denied ? rejection_of(ctx) : NULL;
-    if (reason) {
-        struct slice label = slice_str(reason);
-        stats_add(options->shard, options->metrics->rejections, &label, 1, 1);
-    }
+    if (reason)
+        metrics_rejections(ex->flow, reason, 1);
 }

@@ -88,6 +88,48 @@ static int gauge(struct buf *out, const char *name, const char *help, uint64_t v
                       (unsigned long long)value);
 }
 
+static int overload_metrics(struct flow_shared *shared, struct buf *out)
+{
+    static const char *const REASONS[HTTP1_REFUSALS] = {
+        [HTTP1_REFUSED_FULL] = "process",
+        [HTTP1_REFUSED_ADDRESS] = "address",
+        [HTTP1_REFUSED_OPERATOR] = "operator",
+        [HTTP1_REFUSED_DESCRIPTORS] = "descriptors",
+    };
+    struct pressure_view memory;
+    struct http1_ips_view connections;
+    pressure_read(shared->pressure, &memory);
+    http1_ips_read(shared->ips, &connections);
+    int64_t bodies = atomic_load(&shared->body_bytes);
+    int err = gauge(out, "moongate_memory_pressure", "1 while new calls are refused for memory.",
+                    memory.is_high);
+    if (!err)
+        err = gauge(out, "moongate_memory_resident_bytes", "Memory of the process.",
+                    memory.resident_bytes);
+    if (!err)
+        err = gauge(out, "moongate_memory_cap_bytes", "Its cap.", memory.cap_bytes);
+    if (!err)
+        err = gauge(out, "moongate_overloaded_workers", "Workers that refuse calls for CPU.",
+                    atomic_load(&shared->shedding));
+    if (!err)
+        err = gauge(out, "moongate_request_bodies_bytes", "Request bodies in flight.",
+                    bodies > 0 ? (uint64_t)bodies : 0);
+    if (!err)
+        err = gauge(out, "moongate_connections", "Client connections.", connections.open);
+    if (!err)
+        err = gauge(out, "moongate_operator_connections",
+                    "Connections of the admin listener and the control socket.",
+                    connections.operators);
+    if (!err)
+        err = buf_append_str(out, "# HELP moongate_connections_refused_total Connections refused, "
+                                  "by the limit that was reached.\n"
+                                  "# TYPE moongate_connections_refused_total counter\n");
+    for (size_t i = 0; i < HTTP1_REFUSALS && !err; i++)
+        err = buf_printf(out, "moongate_connections_refused_total{limit=\"%s\"} %llu\n", REASONS[i],
+                         (unsigned long long)connections.refused[i]);
+    return err;
+}
+
 int process_metrics(void *user, struct buf *out)
 {
     struct flow *flow = user;
@@ -116,5 +158,5 @@ int process_metrics(void *user, struct buf *out)
     if (!err)
         err = gauge(out, "moongate_lua_memory_bytes", "Memory of this worker's Lua state.",
                     script_memory_used(flow->script));
-    return err;
+    return err ? err : overload_metrics(shared, out);
 }

@@ -48,11 +48,13 @@ void relay_choose_mode(struct exchange *ex, struct slice content_type, bool is_j
     struct slice coding = attempt_header(ex, "content-encoding");
     // Compressed although nobody asked: it passes as it is, with its header.
     bool is_coded = coding.len > 0 && !slice_is_nocase(coding, "identity");
-    relay->mode = is_coded     ? RELAY_RAW
-                  : is_sniffed ? RELAY_UNKNOWN // the body's first byte is more honest
-                  : is_events  ? RELAY_EVENTS
-                  : is_json    ? RELAY_WHOLE
-                               : RELAY_RAW;
+    // What is not a stream must be one JSON object, whatever its head says.
+    bool is_object = !ex->ctx.is_stream && ex->ctx.op != DIALECT_OP_OTHER;
+    relay->mode = is_coded               ? RELAY_RAW
+                  : is_sniffed           ? RELAY_UNKNOWN // the body's first byte is more honest
+                  : is_json || is_object ? RELAY_WHOLE
+                  : is_events            ? RELAY_EVENTS
+                                         : RELAY_RAW;
     relay->drops_usage_chunk = ex->is_injected;
     relay->has_delta_hook = script_has_hook(&ex->ctx, SCRIPT_DELTA);
     relay->holds_incomplete = relay->drops_usage_chunk || relay->has_delta_hook;
@@ -302,6 +304,19 @@ static void send_whole(struct exchange *ex, enum script_outcome outcome, struct 
     reply_whole(ex, ex->upstream_status, type.ptr ? type : SLICE_LIT("application/json"), body);
 }
 
+// An HTML page, half an object, nothing at all: no answer, although the status says so. A client's
+// library would fail in ways that tell nobody why.
+static bool is_json_object(const struct exchange *ex, struct slice body)
+{
+    struct slice text = slice_trim(body);
+    if (text.len == 0 || text.ptr[0] != '{')
+        return false;
+    if (ex->reader.has_end) // the dialect has read all of it
+        return true;
+    struct skim skim;
+    return skim_whole(&skim, &(struct skim_spec){.is_lenient = true}, body) != GW_EINVAL;
+}
+
 static void relay_whole_end(struct exchange *ex, struct slice body)
 {
     struct relay *relay = &ex->relay;
@@ -313,6 +328,10 @@ static void relay_whole_end(struct exchange *ex, struct slice body)
         ex->ctx.error = info.error;
         keep_error(ex);
         attempt_failed(ex, CTX_FAILURE_STREAM, info.error.status, "error in a 200 answer");
+        return;
+    }
+    if (ex->ctx.op != DIALECT_OP_OTHER && !is_json_object(ex, body)) {
+        attempt_failed(ex, CTX_FAILURE_PROTOCOL, ex->upstream_status, "not a JSON object");
         return;
     }
     if (ex->head_sent) { // a stream was promised by the keep-alive head

@@ -2,11 +2,16 @@
 // are short-lived and work beside a running gateway.
 #include "main/home.h"
 #include "main/tool.h"
+#include "main/upgrade.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+
+#define MMAP_FROM_BYTES (128 << 10)
+#define TRIM_FROM_BYTES (1 << 20)
 
 static const struct {
     const char *name;
@@ -24,6 +29,8 @@ static const struct {
      "test NAME"},
     {"plugin", verb_plugin, "plugin list | plugin test NAME | plugin docs"},
     {"reload", verb_reload, "reload                   plugins of the running gateway, all or none"},
+    {"upgrade", verb_upgrade,
+     "upgrade                  a new process of the binary takes over without a dropped request"},
     {"health", verb_health, "health                   exit 0 when the gateway is ready"},
     {"version", verb_version, "version [--json]"},
 };
@@ -38,6 +45,11 @@ static int usage(FILE *out, int code)
 
 int main(int argc, char **argv)
 {
+    upgrade_remember(argc, argv);
+    // Large buffers go back to the system when they are freed. Left alone, glibc moves its limits
+    // up with the first of them, and what a flood of slow readers took stays for ever.
+    mallopt(M_MMAP_THRESHOLD, MMAP_FROM_BYTES);
+    mallopt(M_TRIM_THRESHOLD, TRIM_FROM_BYTES);
     struct tool tool = {.conf_path = "gateway.conf.lua"};
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
         return usage(argc < 2 ? stderr : stdout, argc < 2 ? 2 : 0);

@@ -2,14 +2,19 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "io/listener.h"
+#include "flow/overload.h"
+#include "main/certificates.h"
+#include "main/notify.h"
 #include "main/worker.h"
 #include "script/confload.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,20 +29,62 @@ static int fail(char *error, size_t size, int err, const char *what)
     return err;
 }
 
-// As many descriptors as the machine allows; a hard limit below what the configuration wants is
-// told, not hidden (PROMISES §0).
-static void raise_descriptor_limit(const struct conf *conf)
+// As many descriptors as the machine allows.
+static void raise_limits(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    limit.rlim_cur = limit.rlim_max;
-    (void)setrlimit(RLIMIT_NOFILE, &limit);
-    if (limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 2 * (rlim_t)conf->connections)
-        log_event(LOG_WARN, "few_descriptors", LOG_INT("limit", limit.rlim_cur),
-                  LOG_INT("connections", conf->connections));
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
     struct rlimit none = {0, 0}; // secrets do not belong in core files
     (void)setrlimit(RLIMIT_CORE, &none);
+}
+
+static uint64_t count_descriptors(void)
+{
+    uint64_t count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    while (dir && readdir(dir))
+        count++;
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+// How many connections clients may have: a limit below what the configuration wants is told, not
+// hidden (PROMISES §0). After the files and sockets are open, before the workers start.
+static void share_descriptors(struct process *process)
+{
+    const struct conf *conf = process->conf;
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    (void)getrlimit(RLIMIT_NOFILE, &limit);
+    uint64_t most = limit.rlim_cur == RLIM_INFINITY ? UINT32_MAX : limit.rlim_cur;
+    uint64_t operators = most / 32 < 4 ? 4 : most / 32;
+    if (operators > (uint64_t)conf->operator_connections)
+        operators = (uint64_t)conf->operator_connections;
+    const struct overload_descriptors have = {
+        .limit = most,
+        .used = count_descriptors(),
+        .workers = process->worker_count,
+        .wanted = (uint64_t)conf->connections,
+        .for_operators = operators,
+    };
+    process->client_connections = (uint32_t)overload_client_share(&have);
+    process->operator_connections = (uint32_t)operators;
+    if (process->client_connections < (uint64_t)conf->connections)
+        log_event(LOG_WARN, "few_descriptors", LOG_INT("limit", most),
+                  LOG_INT("wanted", conf->connections),
+                  LOG_INT("connections", process->client_connections));
+}
+
+static int watch_memory(struct process *process)
+{
+    uint64_t cap = pressure_cap((uint64_t)process->conf->memory_bytes);
+    int err = pressure_new(cap, NULL, &process->shared.pressure);
+    if (!err)
+        err = pressure_start(process->shared.pressure);
+    return err;
 }
 
 static uint32_t count_workers(const struct conf *conf)
@@ -118,71 +165,19 @@ static int open_state(struct process *process, char *error, size_t size)
     if (!process->epoch || !process->kv || !process->stats || !process->ips || !process->resolver ||
         !process->pool)
         return fail(error, size, GW_ENOMEM, "start");
+    int lock_fd = upgrade_take_lock(process);
     struct store_options options = {
         .conf = process->conf,
         .fernet = process->fernet,
         .epoch = process->epoch,
         .migrations_dir = home_path("schema"),
+        .lock_fd = lock_fd >= 0 ? &lock_fd : NULL,
     };
     err = store_open(&options, &process->store, error, size);
     if (err)
         return fail(error, size, err, "database");
     err = flow_metrics_register(process->stats, &process->metrics);
     return err ? fail(error, size, err, "metrics") : GW_OK;
-}
-
-static int bind_sockets(struct process *process, char *error, size_t size)
-{
-    const struct conf *conf = process->conf;
-    char host[256];
-    snprintf(host, sizeof host, "%.*s", SLICE_FMT(conf->host));
-    uint16_t port = (uint16_t)conf->port;
-    for (uint32_t i = 0; i < process->worker_count; i++) {
-        int *fds = process->workers[i].fds;
-        fds[0] = fds[1] = fds[2] = -1;
-    }
-    // Sockets with SO_REUSEPORT share a port with any other process of ours: one without it, bound
-    // for a moment, tells whether the port is free.
-    if (port && process->worker_count > 1) {
-        int fd;
-        uint16_t bound;
-        int err = listener_bind_tcp(host, port, false, &fd, &bound, error, size);
-        if (err)
-            return fail(error, size, err, "listen");
-        close(fd);
-    }
-    bool is_shared = process->worker_count > 1;
-    for (uint32_t i = 0; i < process->worker_count; i++) {
-        int err = listener_bind_tcp(host, port, is_shared, &process->workers[i].fds[0], &port,
-                                    error, size);
-        if (err)
-            return fail(error, size, err, "listen");
-    }
-    process->port = port;
-    if (conf->admin_listen.len) {
-        char admin[256];
-        snprintf(admin, sizeof admin, "%.*s", SLICE_FMT(conf->admin_listen));
-        char *colon = strrchr(admin, ':');
-        unsigned long long admin_port = 0;
-        if (!colon || slice_to_u64(slice_str(colon + 1), 65535, &admin_port) != GW_OK) {
-            snprintf(error, size, "ADMIN_LISTEN must be host:port");
-            return GW_EINVAL;
-        }
-        *colon = '\0';
-        int err = listener_bind_tcp(admin, (uint16_t)admin_port, false, &process->workers[0].fds[1],
-                                    &process->admin_port, error, size);
-        if (err)
-            return fail(error, size, err, "ADMIN_LISTEN");
-    }
-    if (conf->control_path.len) {
-        char path[512];
-        snprintf(path, sizeof path, "%.*s", SLICE_FMT(conf->control_path));
-        int err = listener_bind_unix(path, &process->workers[0].fds[2], error, size);
-        if (err)
-            return fail(error, size, err, "control socket");
-        process->has_control_socket = true;
-    }
-    return GW_OK;
 }
 
 static int start_workers(struct process *process, char *error, size_t size)
@@ -197,6 +192,12 @@ static int start_workers(struct process *process, char *error, size_t size)
             return fail(error, size, err, "worker");
         }
     }
+    // Only when nothing else can fail: a connection that is accepted is to be served.
+    for (uint32_t i = 0; i < process->worker_count; i++) {
+        int err = worker_command(&process->workers[i], WORKER_LISTEN, NULL, NULL);
+        if (err)
+            return fail(error, size, err, "listener");
+    }
     return GW_OK;
 }
 
@@ -207,6 +208,7 @@ static void block_signals(sigset_t *set)
     sigaddset(set, SIGTERM);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGUSR1);
+    sigaddset(set, SIGUSR2);
     pthread_sigmask(SIG_BLOCK, set, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
@@ -220,7 +222,9 @@ int process_start(struct process *process, const char *conf_path, char *error, s
     umask(077);
     sigset_t signals;
     block_signals(&signals);
-    int err = load_conf(process, error, size);
+    int err = upgrade_begin(process, error, size);
+    if (!err)
+        err = load_conf(process, error, size);
     if (err)
         return err;
     if (process->conf->log_file.len) {
@@ -234,11 +238,12 @@ int process_start(struct process *process, const char *conf_path, char *error, s
     if (err)
         return fail(error, size, err, "log");
     hide_secrets(process->conf);
-    raise_descriptor_limit(process->conf);
+    raise_limits();
     process->worker_count = count_workers(process->conf);
     process->workers = calloc(process->worker_count, sizeof *process->workers);
     process->shared.started_wall_ms = clock_wall_ms();
     process->shared.reload = process_reload_from_flow;
+    process->shared.upgrade = upgrade_ask;
     process->shared.main = process;
     err = process->workers ? fetch_global_init() : GW_ENOMEM;
     if (err)
@@ -247,7 +252,18 @@ int process_start(struct process *process, const char *conf_path, char *error, s
     if (!err)
         err = load_plugins(process, error, size);
     if (!err)
-        err = bind_sockets(process, error, size);
+        err = certificates_open(process->conf, &process->tls, error, size);
+    if (!err)
+        err = sockets_open(process, error, size);
+    if (!err) {
+        share_descriptors(process);
+        http1_ips_exempt(process->ips, process->conf->trusted_proxies.items,
+                         process->conf->trusted_proxies.count);
+        process->shared.ips = process->ips;
+        err = watch_memory(process);
+        if (err)
+            return fail(error, size, err, "memory watch");
+    }
     if (!err)
         err = start_workers(process, error, size);
     if (err)
@@ -257,7 +273,18 @@ int process_start(struct process *process, const char *conf_path, char *error, s
               LOG_SLICE("host", process->conf->host), LOG_INT("port", process->port),
               LOG_INT("admin_port", process->admin_port), LOG_INT("workers", process->worker_count),
               LOG_INT("plugins", plugin_set_count(process->set)));
+    upgrade_tell_ready(process);
+    notify_ready();
     return GW_OK;
+}
+
+struct worker *process_worker_of(struct process *process, const struct loop *loop)
+{
+    for (uint32_t i = 0; i < process->worker_count; i++) {
+        if (process->workers[i].loop == loop)
+            return &process->workers[i];
+    }
+    return NULL;
 }
 
 static void command_all(struct process *process, enum worker_command command)
@@ -282,11 +309,37 @@ static void on_terminate(struct process *process, int *count)
     (*count)++;
     if (*count == 1) {
         log_event(LOG_INFO, "draining", LOG_INT("exchanges", process->shared.exchanges));
-        atomic_store(&process->shared.is_draining, true);
+        upgrade_refuse(process);
+        // Who has a successor is not the service any more.
+        if (!process->upgrade.is_handed_over) {
+            atomic_store(&process->shared.is_draining, true);
+            notify_stopping();
+        }
         command_all(process, WORKER_DRAIN);
     } else if (*count == 2) {
         log_event(LOG_WARN, "stopping_now", LOG_INT("exchanges", process->shared.exchanges));
         command_all(process, WORKER_STOP);
+    }
+}
+
+void process_hand_over(struct process *process)
+{
+    command_all(process, WORKER_HAND_OVER);
+}
+
+static void on_signal(struct process *process, uint32_t number, int *terminations)
+{
+    switch (number) {
+    case SIGHUP:
+        if (process_reload(process, NULL, NULL, NULL) == GW_EBUSY)
+            log_event(LOG_WARN, "reload_busy",
+                      LOG_STR("hint", "another one is under way, or this process drains"));
+        break;
+    case SIGUSR1: log_reopen(); break;
+    case SIGUSR2: upgrade_by_signal(process); break;
+    case SIGTERM:
+    case SIGINT: on_terminate(process, terminations); break;
+    default: break;
     }
 }
 
@@ -295,27 +348,30 @@ int process_wait(struct process *process)
     sigset_t signals;
     block_signals(&signals);
     int terminations = 0;
-    struct timespec look = {0, SIGNAL_LOOK_MS * 1000000L};
-    while (terminations == 0 || !all_stopped(process)) {
-        int number =
-            terminations ? sigtimedwait(&signals, NULL, &look) : sigwaitinfo(&signals, NULL);
-        switch (number) {
-        case SIGHUP:
-            if (process_reload(process, NULL, NULL, NULL) == GW_EBUSY)
-                log_event(LOG_WARN, "reload_busy", LOG_STR("hint", "another one is under way"));
-            break;
-        case SIGUSR1: log_reopen(); break;
-        case SIGTERM:
-        case SIGINT: on_terminate(process, &terminations); break;
-        default: break;
-        }
+    int signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (signal_fd < 0) {
+        log_event(LOG_ERROR, "no_signals", LOG_STR("reason", strerror(errno)));
+        return 1;
     }
+    while ((terminations == 0 && !process->upgrade.is_handed_over) || !all_stopped(process)) {
+        struct pollfd fds[UPGRADE_POLLS + 1] = {{.fd = signal_fd, .events = POLLIN}};
+        struct signalfd_siginfo info;
+        bool is_draining = terminations > 0 || process->upgrade.is_handed_over;
+        int timeout_ms = is_draining ? SIGNAL_LOOK_MS : -1;
+        size_t count = upgrade_polls(process, fds + 1, &timeout_ms);
+        (void)poll(fds, count + 1, timeout_ms);
+        while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info)
+            on_signal(process, info.ssi_signo, &terminations);
+        upgrade_look(process);
+    }
+    close(signal_fd);
     return 0;
 }
 
 void process_stop(struct process *process)
 {
     if (process->workers) {
+        upgrade_refuse(process);
         command_all(process, WORKER_STOP);
         for (uint32_t i = 0; i < process->worker_count; i++)
             worker_join(&process->workers[i]);
@@ -330,15 +386,13 @@ void process_stop(struct process *process)
         plugin_set_unref(process->set);
     if (process->store)
         store_close(process->store);
-    if (process->has_control_socket) {
-        char path[512];
-        snprintf(path, sizeof path, "%.*s", SLICE_FMT(process->conf->control_path));
-        unlink(path);
-    }
+    sockets_close(process);
+    pressure_free(process->shared.pressure);
     kv_free(process->kv);
     stats_free(process->stats);
     flow_metrics_free(process->metrics);
     http1_ips_free(process->ips);
+    tls_server_free(process->tls);
     if (process->epoch)
         epoch_destroy(process->epoch);
     fernet_free(process->fernet);
@@ -348,5 +402,6 @@ void process_stop(struct process *process)
         log_event(LOG_INFO, "stopped", LOG_INT("log_lines_dropped", log_dropped()));
     log_stop();
     conf_free(process->conf);
+    upgrade_end(process); // last: until now the successor takes this process for alive
     pthread_mutex_destroy(&process->reload_lock);
 }

@@ -37,5 +37,6 @@ int verb_key(struct tool *tool);
 int verb_upstream(struct tool *tool);
 int verb_plugin(struct tool *tool);
 int verb_reload(struct tool *tool);
+int verb_upgrade(struct tool *tool);
 int verb_health(struct tool *tool);
 int verb_version(struct tool *tool);

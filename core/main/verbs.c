@@ -1,5 +1,6 @@
 // The verbs of the command line, thin: they build a request, show an answer.
 #include "base/clock.h"
+#include "main/certificates.h"
 #include "main/process.h"
 #include "main/tool.h"
 #include "script/confload.h"
@@ -84,11 +85,12 @@ int verb_run(struct tool *tool)
     int err = process_start(&process, tool->conf_path, error, sizeof error);
     if (err) {
         fprintf(stderr, "moongate: %s\n", error);
+        upgrade_tell_failure(&process, error);
         process_stop(&process);
         return 1;
     }
-    printf("moongate %s listens on http://%.*s:%u\n", MOONGATE_VERSION,
-           SLICE_FMT(process.conf->host), process.port);
+    printf("moongate %s listens on %s://%.*s:%u\n", MOONGATE_VERSION,
+           process.tls ? "https" : "http", SLICE_FMT(process.conf->host), process.port);
     fflush(stdout);
     int code = process_wait(&process);
     process_stop(&process);
@@ -150,6 +152,10 @@ int verb_check(struct tool *tool)
     struct plugin_set *set = NULL;
     tool_load(tool);
     int err = conf_check(tool->conf, error, sizeof error);
+    struct tls_server *tls = NULL;
+    if (!err)
+        err = certificates_open(tool->conf, &tls, error, sizeof error);
+    tls_server_free(tls);
     if (err)
         fprintf(stderr, "%s: %s\n", tool->conf_path, error);
     int plugin_err = plugin_set_load(tool->conf, &set, &problems);
@@ -481,6 +487,11 @@ static int show(struct tool *tool, const char *verb)
 int verb_reload(struct tool *tool)
 {
     return show(tool, "reload");
+}
+
+int verb_upgrade(struct tool *tool)
+{
+    return show(tool, "upgrade");
 }
 
 int verb_health(struct tool *tool)

@@ -24,10 +24,19 @@ struct command_message {
     bool is_done;
 };
 
+struct worker_listener {
+    struct listener *listener;
+    const struct process_socket *socket;
+};
+
 static void close_listeners(struct worker *worker)
 {
-    for (size_t i = 0; i < worker->listener_count; i++)
-        listener_close(worker->listeners[i]);
+    for (size_t i = 0; i < worker->listener_count; i++) {
+        if (worker->listeners[i].socket->is_handed)
+            listener_leave(worker->listeners[i].listener);
+        else
+            listener_close(worker->listeners[i].listener);
+    }
     worker->listener_count = 0;
 }
 
@@ -43,6 +52,7 @@ static void on_drain_timer(struct loop_timer *timer)
     }
     if (now >= worker->drain_until_ms && !worker->is_ended) {
         worker->is_ended = true;
+        http1_server_drain_within(worker->server, 0);
         flow_end_all(worker->flow, "The gateway shuts down; retry the request.");
     }
     if (now >= worker->drain_until_ms + DRAIN_GRACE_MS) {
@@ -52,16 +62,40 @@ static void on_drain_timer(struct loop_timer *timer)
     loop_timer_start(timer, DRAIN_LOOK_MS);
 }
 
-static void start_drain(struct worker *worker)
+// idle_ms: at most so long a connection without a request is kept.
+static void start_drain(struct worker *worker, uint64_t idle_ms)
 {
-    if (worker->is_draining)
-        return;
-    worker->is_draining = true;
-    worker->drain_until_ms =
-        loop_now_ms(worker->loop) + (uint64_t)worker->process->conf->drain_timeout_ms;
-    close_listeners(worker);
-    http1_server_drain(worker->server);
-    loop_timer_start(&worker->drain_timer, DRAIN_LOOK_MS);
+    uint64_t timeout_ms = (uint64_t)worker->process->conf->drain_timeout_ms;
+    if (!worker->is_draining) {
+        worker->is_draining = true;
+        worker->drain_until_ms = loop_now_ms(worker->loop) + timeout_ms;
+        close_listeners(worker);
+        loop_timer_start(&worker->drain_timer, DRAIN_LOOK_MS);
+    }
+    http1_server_drain_within(worker->server,
+                              (uint32_t)(idle_ms < timeout_ms ? idle_ms : timeout_ms));
+}
+
+static int open_listeners(struct worker *worker)
+{
+    static const uint32_t TAGS[] = {[HANDOVER_PUBLIC] = FLOW_LISTENER_PUBLIC,
+                                    [HANDOVER_ADMIN] = FLOW_LISTENER_ADMIN,
+                                    [HANDOVER_CONTROL] = FLOW_LISTENER_CONTROL};
+    struct process *process = worker->process;
+    for (size_t i = 0; i < process->socket_count; i++) {
+        struct process_socket *socket = &process->sockets[i];
+        if (socket->worker != worker->index)
+            continue;
+        struct worker_listener *listener = &worker->listeners[worker->listener_count];
+        socket->is_taken = true;
+        listener->socket = socket;
+        int err = listener_open(worker->loop, socket->fd, socket->kind == HANDOVER_CONTROL,
+                                TAGS[socket->kind], worker->server, &listener->listener);
+        if (err)
+            return err;
+        worker->listener_count++;
+    }
+    return GW_OK;
 }
 
 static int run_command(struct command_message *command)
@@ -74,7 +108,12 @@ static int run_command(struct command_message *command)
         script_turn_end(worker->script); // older generations go also when nobody calls
         return GW_OK;
     case WORKER_DISCARD: script_discard(worker->script); return GW_OK;
-    case WORKER_DRAIN: start_drain(worker); return GW_OK;
+    case WORKER_LISTEN: return open_listeners(worker);
+    case WORKER_HAND_OVER:
+        script_stop_tasks(worker->script);
+        start_drain(worker, UINT32_MAX);
+        return GW_OK;
+    case WORKER_DRAIN: start_drain(worker, HTTP1_DRAIN_IDLE_MS); return GW_OK;
     case WORKER_END_ALL: worker->drain_until_ms = 0; return GW_OK;
     case WORKER_STOP:
         close_listeners(worker);
@@ -103,7 +142,8 @@ static void on_command(struct loop_message *message)
 int worker_command(struct worker *worker, enum worker_command command, struct plugin_set *set,
                    struct buf *problems)
 {
-    bool waits = command == WORKER_PREPARE || command == WORKER_FLIP || command == WORKER_DISCARD;
+    bool waits = command == WORKER_LISTEN || command == WORKER_PREPARE || command == WORKER_FLIP ||
+                 command == WORKER_DISCARD;
     struct command_message *message = calloc(1, sizeof *message);
     if (!message)
         return GW_ENOMEM;
@@ -137,8 +177,9 @@ int worker_command(struct worker *worker, enum worker_command command, struct pl
     return err;
 }
 
-static void fill_limits(const struct conf *conf, uint32_t workers, struct http1_limits *limits)
+static void fill_limits(const struct process *process, struct http1_limits *limits)
 {
+    const struct conf *conf = process->conf;
     http1_limits_default(limits);
     limits->target_bytes = (uint32_t)conf->target_bytes;
     limits->header_bytes = (uint32_t)conf->header_bytes;
@@ -148,8 +189,10 @@ static void fill_limits(const struct conf *conf, uint32_t workers, struct http1_
     limits->body_idle_ms = (uint32_t)conf->body_idle_ms;
     limits->keep_alive_ms = (uint32_t)conf->client_keep_alive_ms;
     limits->write_stall_ms = (uint32_t)conf->write_stall_ms;
-    limits->max_connections = (uint32_t)((conf->connections + workers - 1) / workers);
+    limits->max_connections = process->client_connections;
     limits->max_per_ip = (uint32_t)conf->connections_per_ip;
+    limits->max_operators = process->operator_connections;
+    limits->operator_tags = 1u << FLOW_LISTENER_ADMIN | 1u << FLOW_LISTENER_CONTROL;
 }
 
 static int fail(struct worker *worker, int err, const char *what)
@@ -192,23 +235,6 @@ static int open_script(struct worker *worker)
     return GW_OK;
 }
 
-static int open_listeners(struct worker *worker)
-{
-    static const uint32_t TAGS[] = {FLOW_LISTENER_PUBLIC, FLOW_LISTENER_ADMIN,
-                                    FLOW_LISTENER_CONTROL};
-    for (size_t i = 0; i < 3; i++) {
-        if (worker->fds[i] < 0)
-            continue;
-        int err = listener_open(worker->loop, worker->fds[i], i == 2, TAGS[i], worker->server,
-                                &worker->listeners[worker->listener_count]);
-        worker->fds[i] = -1;
-        if (err)
-            return fail(worker, err, "listener");
-        worker->listener_count++;
-    }
-    return GW_OK;
-}
-
 static int open_all(struct worker *worker)
 {
     struct process *process = worker->process;
@@ -236,14 +262,22 @@ static int open_all(struct worker *worker)
     if (err)
         return err;
     struct http1_limits limits;
-    fill_limits(process->conf, process->worker_count, &limits);
+    fill_limits(process, &limits);
     err = http1_server_new(worker->loop, &limits, flow_handler(), worker->flow, process->ips,
                            &worker->server);
     if (err)
         return fail(worker, err, "HTTP server");
+    if (process->tls)
+        err = http1_server_use_tls(worker->server, FLOW_LISTENER_PUBLIC, process->tls);
+    if (!err && process->tls && process->conf->admin_tls)
+        err = http1_server_use_tls(worker->server, FLOW_LISTENER_ADMIN, process->tls);
+    if (err)
+        return fail(worker, err, "TLS");
     flow_set_server(worker->flow, worker->server);
     loop_timer_init(worker->loop, &worker->drain_timer, on_drain_timer);
-    return open_listeners(worker);
+    // No more than all sockets of the process.
+    worker->listeners = calloc(process->socket_count + 1, sizeof *worker->listeners);
+    return worker->listeners ? GW_OK : fail(worker, GW_ENOMEM, "listeners");
 }
 
 static void turn_and_wait(struct worker *worker)
@@ -276,6 +310,7 @@ static void close_all(struct worker *worker)
     flow_free(worker->flow);
     if (worker->loop)
         loop_free(worker->loop);
+    free(worker->listeners);
 }
 
 static void announce(struct worker *worker, int err)

@@ -7,9 +7,12 @@ enum worker_command {
     WORKER_PREPARE, // build the plugin generation of `set`
     WORKER_FLIP,
     WORKER_DISCARD,
-    WORKER_DRAIN,   // stop accepting, finish what runs, then leave the loop
-    WORKER_END_ALL, // the drain time is over: streams get their last error
-    WORKER_STOP,    // leave the loop now
+    WORKER_LISTEN,    // all workers are ready: accept
+    WORKER_HAND_OVER, // a successor listens: stop to, finish what runs, then leave the loop. Idle
+                      // connections are kept until they carried one more request or time out.
+    WORKER_DRAIN,     // the same without a successor: idle connections get a moment only
+    WORKER_END_ALL,   // the drain time is over: streams get their last error
+    WORKER_STOP,      // leave the loop now
 };
 
 struct worker {
@@ -24,9 +27,8 @@ struct worker {
     struct script *script;
     struct flow *flow;
     struct http1_server *server;
-    struct listener *listeners[3];
+    struct worker_listener *listeners; // of the process's sockets those of this worker
     size_t listener_count;
-    int fds[3]; // public, admin, control; -1: none
     struct loop_timer drain_timer;
     uint64_t drain_until_ms;
     bool is_draining, is_ended;
@@ -46,7 +48,7 @@ void worker_join(struct worker *worker);
 // After the last that may command it (a reload on a helper thread) is over.
 void worker_dispose(struct worker *worker);
 bool worker_has_stopped(struct worker *worker);
-// Posts a command; for PREPARE, FLIP and DISCARD waits for its result (not from a worker). set and
-// problems are for PREPARE.
+// Posts a command; for LISTEN, PREPARE, FLIP and DISCARD waits for its result (not from a worker).
+// set and problems are for PREPARE.
 int worker_command(struct worker *worker, enum worker_command command, struct plugin_set *set,
                    struct buf *problems);
