@@ -1,4 +1,5 @@
 // SIGTERM drains, a second one ends; what was written survives a restart and a kill.
+import http from 'node:http';
 import { after, before, beforeEach, afterEach, describe, test } from 'node:test';
 import assert from 'node:assert/strict';
 import { call, events, json, sleep, until } from './kit/http.mjs';
@@ -38,6 +39,20 @@ describe('SIGTERM', () => {
     assert.equal(answer.ended, 'clean');
     const { code } = await gateway.child.exited;
     assert.equal(code, 0);
+  });
+
+  test('an idle connection gets a moment: what comes within it is answered, and is the last', async () => {
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
+    const ask = () => gateway.call('/healthz', { agent });
+    assert.notEqual((await ask()).headers.connection, 'close');
+    gateway.signal('SIGTERM');
+    await until(() => gateway.logs('draining').length === 1, 'the drain');
+    await sleep(300);
+    const answer = await ask(); // an agent takes the connection it has
+    assert.equal(answer.status, 200);
+    assert.equal(answer.headers.connection, 'close');
+    assert.equal((await gateway.child.exited).code, 0);
+    agent.destroy();
   });
 
   for (const [name, dialect] of Object.entries(dialects)) {

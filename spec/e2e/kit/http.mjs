@@ -1,5 +1,6 @@
 // A plain HTTP client that tells how an answer ended: SDKs and fetch hide what these tests are about.
 import http from 'node:http';
+import https from 'node:https';
 import net from 'node:net';
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -30,7 +31,8 @@ export function call(url, options = {}) {
     if (body !== undefined && headers['transfer-encoding'] === undefined)
       headers['content-length'] ??= Buffer.byteLength(body);
     if (options.key) headers.authorization = `Bearer ${options.key}`;
-    const request = http.request(url, {
+    const request = (String(url).startsWith('https:') ? https : http).request(url, {
+      ca: options.ca,
       method: options.method ?? (body === undefined ? 'GET' : 'POST'),
       headers,
       agent: options.agent ?? false,

@@ -22,14 +22,14 @@ process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL');
 });
 
-function collect(child, name) {
+export function collect(child, name) {
   const out = { text: '' };
   child[name].setEncoding('utf8');
   child[name].on('data', (text) => { out.text += text; });
   return out;
 }
 
-function started(child) {
+export function started(child) {
   running.add(child);
   child.exited = new Promise((resolve) => {
     child.on('exit', (code, signal) => {
@@ -160,8 +160,9 @@ export async function startGateway(options = {}) {
   const home = options.home ?? makeHome(options);
   const env = { ...home.env };
   if (existsSync(guard) && !options.noGuard) env.LD_PRELOAD = guard;
-  const child = started(spawn(binary, ['run', '-c', home.confFile],
-    { env, cwd: home.dir, stdio: ['ignore', 'pipe', 'pipe'] }));
+  // A wrapper is a program that becomes the gateway: ['prlimit', '--nofile=64'].
+  const [program, ...args] = [...(options.wrapper ?? []), options.binary ?? binary, 'run', '-c', home.confFile];
+  const child = started(spawn(program, args, { env, cwd: home.dir, stdio: ['ignore', 'pipe', 'pipe'] }));
   const out = collect(child, 'stdout'), err = collect(child, 'stderr');
   const gateway = {
     home, child, out, err, dir: home.dir,
@@ -172,8 +173,9 @@ export async function startGateway(options = {}) {
     // The access line of a call, by the id in its answer or by a test.
     access: (which) => until(() => gateway.logs('access').find(typeof which === 'function' ? which
       : (line) => line.request_id === (which.headers?.['x-request-id'] ?? which)), 'access line'),
-    call: (target, more) => call(gateway.url + target, more),
-    admin: (target, more = {}) => call(gateway.url + target, { key: home.secrets.ADMIN_TOKEN, ...more }),
+    call: (target, more) => call(gateway.url + target, { ca: options.ca, ...more }),
+    admin: (target, more = {}) => call(gateway.url + target,
+      { ca: options.ca, key: home.secrets.ADMIN_TOKEN, ...more }),
     cli: (...args) => cli(home, ...args),
     async upstream(fields) {
       const { id: _ignored, ...body } = { provider: 'openai', api_key: 'sk-upstream-0123456789', ...fields };
@@ -220,7 +222,7 @@ export async function startGateway(options = {}) {
   const seen = await until(() => {
     if (child.exitCode !== null || child.signalCode !== null)
       throw new Error(`the gateway did not start (${child.signalCode ?? child.exitCode}):\n${err.text.slice(-3000)}`);
-    return /listens on (http:\/\/\S+)/.exec(out.text)?.[1];
+    return /listens on (https?:\/\/\S+)/.exec(out.text)?.[1];
   }, 'start of the gateway', 15000).catch((error) => {
     child.kill('SIGKILL');
     if (!options.home) home.remove();
