@@ -16,6 +16,10 @@ return {
     port = env("PORT", 8000),
     -- A second listener, host:port; when set, /metrics and the details of /readyz are there only.
     admin = env("ADMIN_LISTEN"),
+    -- PEM files, read again on reload; with them the port speaks HTTPS only (TLS 1.2 and 1.3).
+    tls_cert = env("TLS_CERT"), -- the certificate, then those it was signed with
+    tls_key = env("TLS_KEY"),
+    admin_tls = env("ADMIN_TLS", false), -- the second listener too
     -- control = "data/control.sock",  -- of the command line verbs
   },
   workers = env("WORKERS"), -- default: one per core
@@ -61,7 +65,8 @@ return {
   -- disconnect = "cancel", -- or "drain": what becomes of the upstream call when the client leaves
   -- hold_head = 15,        -- a stream's head waits this long for the first event
   -- keepalive = 15,        -- silence before a keep-alive comment
-  -- drain_timeout = 300,   -- what running calls get on SIGTERM
+  -- drain_timeout = 300,   -- what running calls get on SIGTERM and after an upgrade
+  -- upgrade_timeout = 60,  -- what a successor (moongate upgrade) gets to become ready
   -- timeouts = {
   --   connect = 5, tls = 5, first_byte_stream = 120, first_byte = 600, event = 120,
   --   client_header = 10, client_body = 30, client_keep_alive = 75, client_write = 60,
@@ -75,7 +80,13 @@ return {
   -- limits = {
   --   target_bytes = 8192, header_bytes = 32768, header_count = 100, body_bytes = 33554432,
   --   admin_body_bytes = 1048576, bodies_total_bytes = 1073741824, answer_bytes = 67108864,
-  --   connections = 60000, connections_per_ip = 1000,
+  --   -- Of clients; fewer when the limit of descriptors asks for it. Trusted proxies have no cap per
+  --   -- address. The admin listener and the control socket have seats of their own.
+  --   connections = 60000, connections_per_ip = 1000, operator_connections = 64,
+  --   -- New calls are refused at 95 % of it; 0: the control group's limit, else 80 % of the machine.
+  --   memory_bytes = 0,
+  --   -- Turns of a worker that take longer all the time are overload: new calls are refused.
+  --   queue_delay = 0.1,
   -- },
 
   log = {
@@ -105,5 +116,5 @@ return {
     "admin",
     "proxy",
   },
-  -- lua = { memory_bytes = 268435456, instructions = 5000000, watchdog_ms = 250 },
+  -- lua = { memory_bytes = 268435456, instructions = 5000000, watchdog_ms = 250, stuck_ms = 10000 },
 }

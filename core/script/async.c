@@ -9,6 +9,7 @@
 
 #define MAX_IDLE 64
 #define MAX_LIVE 20000
+#define MAX_SIDE 4000 // of one plugin, started by gw.all and gw.spawn
 #define MAX_VALUES 6
 #define CANCEL_INSTRUCTIONS 100000 // about 1 ms
 
@@ -59,6 +60,8 @@ static void recycle(struct coroutine *co, bool is_reusable)
     struct script_generation *generation = co->plugin->generation;
     list_remove(&co->node);
     generation->live_count--;
+    co->plugin->side_count -= co->is_side;
+    co->is_side = false;
     co->generation++;
     co->state = CO_FREE;
     co->ctx = NULL;
@@ -125,10 +128,15 @@ static void resume(struct coroutine *co, int args)
     lua_env_begin(env, co->is_cancelled ? CANCEL_INSTRUCTIONS : 0);
     lua_env_set_current(env, co, co->thread);
     (void)lua_env_take_growth(env);
+    struct watchdog_work before =
+        lua_env_set_work(env, (struct watchdog_work){co->plugin->watch_name, co->what});
     uint64_t started_ns = clock_boot_ns();
     int status = lua_resume(co->thread, args);
+    (void)lua_env_set_work(env, before);
     watch(co, started_ns);
-    co->growth += lua_env_take_growth(env);
+    int64_t growth = lua_env_take_growth(env);
+    co->growth += growth;
+    co->plugin->growth += growth;
     lua_env_set_current(env, outer, outer ? outer->thread : NULL);
     lua_env_end(env);
     if (outer) // the machine must know again which thread's C function goes on
@@ -195,13 +203,20 @@ static void end_coroutine(struct coroutine *co, int status)
     co->on_end = NULL;
     if (on_end)
         on_end(co, err);
+    struct lua_env *env = co->plugin->generation->env;
     recycle(co, status == 0);
+    if (status == LUA_ERRMEM)
+        lua_env_expect_garbage(env);
+    lua_env_relieve(env);
 }
 
 int co_prepare(const struct co_options *options, co_push push, void *arg, struct coroutine **out)
 {
     struct script_generation *generation = options->plugin->generation;
     if (generation->live_count >= MAX_LIVE)
+        return GW_EBUSY;
+    // One plugin's forgotten functions must not take the coroutines of everybody's hooks.
+    if (options->is_side && options->plugin->side_count >= MAX_SIDE)
         return GW_EBUSY;
     if (lua_env_memory(generation->env) > lua_env_memory_cap(generation->env) / 4 * 3 &&
         lua_env_turn_end(generation->env))
@@ -214,6 +229,8 @@ int co_prepare(const struct co_options *options, co_push push, void *arg, struct
     co->ctx = options->ctx;
     co->user = options->user;
     co->index = options->index;
+    co->is_side = options->is_side;
+    co->plugin->side_count += co->is_side;
     co->generation++;
     list_push_back(&generation->live, &co->node);
     generation->live_count++;
@@ -359,6 +376,7 @@ bool co_kill_greediest(struct script_generation *generation)
         return false;
     log_event(LOG_WARN, "plugin_memory", LOG_STR("plugin", worst->plugin->name),
               LOG_STR("in", worst->what), LOG_INT("bytes", worst->growth));
+    lua_env_expect_garbage(generation->env);
     co_fail(worst, "the Lua state is short of memory: the largest coroutine was ended");
     return true;
 }

@@ -47,7 +47,7 @@ struct coroutine {
     struct co_lock *lock;
     struct slice error;
     const char *forced_error; // co_fail's
-    bool is_cancelled, may_answer;
+    bool is_cancelled, may_answer, is_side;
     int args;       // pushed by co_prepare
     int64_t growth; // memory it allocated and did not free, roughly
 };
@@ -62,6 +62,7 @@ struct co_options {
     co_end_cb on_end;
     void *user;
     size_t index;
+    bool is_side;           // beside a hook or route: all, spawn
     bool push_cannot_raise; // push only copies registry references, nil, numbers and booleans
 };
 // Runs the function that push leaves first, with the values after it as arguments. on_end is called

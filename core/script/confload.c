@@ -559,6 +559,10 @@ static int load_file(struct loader *loader, const char *path)
     if (!err)
         err = resolve_path(loader->conf, &loader->conf->encryption_key_file);
     if (!err)
+        err = resolve_path(loader->conf, &loader->conf->tls_cert);
+    if (!err)
+        err = resolve_path(loader->conf, &loader->conf->tls_key);
+    if (!err)
         err = resolve_path(loader->conf, &loader->conf->log_file);
     return err;
 }

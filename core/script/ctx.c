@@ -59,16 +59,17 @@ int ctx_copy_key(struct arena *arena, const struct key_entry *entry, struct ctx_
 {
     memset(out, 0, sizeof *out);
     out->id = entry->id;
-    memcpy(out->uid, entry->uid, sizeof out->uid);
+    key_entry_uid(entry, out->uid);
     out->user_id = entry->user_id;
     out->has_upstream_list = entry->has_upstream_list;
-    if (copy(arena, entry->prefix, &out->prefix) != 0 || copy(arena, entry->name, &out->name) != 0)
+    if (copy(arena, key_entry_prefix(entry), &out->prefix) != 0 ||
+        copy(arena, key_entry_name(entry), &out->name) != 0)
         return GW_ENOMEM;
     if (entry->upstream_count > 0) {
         int64_t *ids = arena_alloc(arena, entry->upstream_count * sizeof *ids);
         if (!ids)
             return GW_ENOMEM;
-        memcpy(ids, entry->upstream_ids, entry->upstream_count * sizeof *ids);
+        memcpy(ids, key_entry_upstream_ids(entry), entry->upstream_count * sizeof *ids);
         out->upstream_ids = ids;
         out->upstream_count = entry->upstream_count;
     }
@@ -77,7 +78,7 @@ int ctx_copy_key(struct arena *arena, const struct key_entry *entry, struct ctx_
         if (!models)
             return GW_ENOMEM;
         for (size_t i = 0; i < entry->allowed_model_count; i++)
-            if (copy(arena, entry->allowed_models[i], &models[i]) != 0)
+            if (copy(arena, key_entry_model(entry, i), &models[i]) != 0)
                 return GW_ENOMEM;
         out->allowed_models = models;
         out->allowed_model_count = entry->allowed_model_count;

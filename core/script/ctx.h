@@ -37,6 +37,7 @@ enum ctx_failure {
     CTX_FAILURE_PROTOCOL,
     CTX_FAILURE_STATUS, // the upstream answered with an error status
     CTX_FAILURE_STREAM, // an error inside a 200 stream, or a stream that was cut
+    CTX_FAILURE_LOCAL,  // the gateway itself had no socket or memory for it
 };
 
 struct ctx_key { // copied from the directory

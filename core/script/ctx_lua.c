@@ -271,8 +271,8 @@ static void push_tried(lua_State *L, const struct ctx *ctx)
 
 static void push_error(lua_State *L, const struct ctx *ctx)
 {
-    static const char *const KINDS[] = {"none",  "connect",  "dns",    "tls",   "timeout",
-                                        "reset", "protocol", "status", "stream"};
+    static const char *const KINDS[] = {"none",  "connect",  "dns",    "tls",    "timeout",
+                                        "reset", "protocol", "status", "stream", "local"};
     if (ctx->failure == CTX_FAILURE_NONE && ctx->error.status == 0) {
         lua_pushnil(L);
         return;

@@ -162,6 +162,7 @@ static void start_all(struct loop_task *task)
                                            .ctx = all->ctx,
                                            .on_end = on_child_end,
                                            .user = all,
+                                           .is_side = true,
                                            .index = i};
         struct child_start start = {all, i};
         if (co_start(&options, push_child, &start, &all->children[i]) != 0) {
@@ -251,7 +252,7 @@ static void start_spawned(struct loop_task *task)
 {
     struct spawn *spawn = list_entry(task, struct spawn, start);
     const struct co_options options = {
-        .plugin = spawn->plugin, .what = "spawn", .on_end = on_spawn_end};
+        .plugin = spawn->plugin, .what = "spawn", .on_end = on_spawn_end, .is_side = true};
     if (co_start(&options, push_spawned, spawn, NULL) != 0)
         plugin_fault(spawn->plugin, "spawn", false, SLICE_LIT("not started: too much is running"));
     drop_spawn(spawn);

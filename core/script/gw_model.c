@@ -73,14 +73,16 @@ static int keys_authenticate(lua_State *L)
 
 static int push_key_entry(lua_State *L, const struct key_entry *key)
 {
+    char uid[37];
+    key_entry_uid(key, uid);
     lua_createtable(L, 0, 5);
     lua_pushnumber(L, (lua_Number)key->id);
     lua_setfield(L, -2, "id");
-    lua_pushstring(L, key->uid);
+    lua_pushstring(L, uid);
     lua_setfield(L, -2, "uid");
-    lua_env_push_slice(L, key->name);
+    lua_env_push_slice(L, key_entry_name(key));
     lua_setfield(L, -2, "name");
-    lua_env_push_slice(L, key->prefix);
+    lua_env_push_slice(L, key_entry_prefix(key));
     lua_setfield(L, -2, "prefix");
     if (key->user_id) {
         lua_pushnumber(L, (lua_Number)key->user_id);
@@ -89,7 +91,7 @@ static int push_key_entry(lua_State *L, const struct key_entry *key)
     if (key->has_upstream_list) {
         lua_createtable(L, (int)key->upstream_count, 0);
         for (size_t i = 0; i < key->upstream_count; i++) {
-            lua_pushnumber(L, (lua_Number)key->upstream_ids[i]);
+            lua_pushnumber(L, (lua_Number)key_entry_upstream_ids(key)[i]);
             lua_rawseti(L, -2, (int)i + 1);
         }
         lua_setfield(L, -2, "upstream_ids");

@@ -482,8 +482,14 @@ static int call_direct(struct direct_call *call, lua_CFunction fn, enum script_h
     struct plugin_rt *direct = generation->direct;
     generation->direct = call->plugin;
     lua_env_set_current(generation->env, NULL, outer ? outer->thread : NULL);
+    struct watchdog_work before = lua_env_set_work(
+        generation->env, (struct watchdog_work){call->plugin->watch_name, hook_name(hook)});
+    if (outer)
+        outer->growth += lua_env_take_growth(generation->env);
     uint64_t started_ns = clock_boot_ns();
     int err = lua_env_protect(generation->env, fn, call, error, sizeof error);
+    call->plugin->growth += lua_env_take_growth(generation->env);
+    (void)lua_env_set_work(generation->env, before);
     uint64_t took_ms = (clock_boot_ns() - started_ns) / 1000000u;
     lua_env_set_current(generation->env, outer, outer ? outer->thread : NULL);
     generation->direct = direct;

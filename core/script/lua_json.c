@@ -9,6 +9,7 @@
 #define MAX_DEPTH 64
 #define MAX_TEXT ((size_t)16 << 20)
 #define MAX_DECODE ((size_t)8 << 20) // bytes of text
+#define VALUE_COST 4                 // instructions in the time of making one value
 #define ARRAY "moongate.array"
 #define EXACT 9007199254740992.0 // 2^53
 
@@ -174,6 +175,7 @@ static double number_of(yyjson_val *value)
 void lua_json_push(lua_State *L, yyjson_val *value)
 {
     luaL_checkstack(L, 6, "json");
+    lua_env_charge(L, VALUE_COST);
     switch (yyjson_get_type(value)) {
     case YYJSON_TYPE_BOOL: lua_pushboolean(L, yyjson_get_bool(value)); break;
     case YYJSON_TYPE_RAW:

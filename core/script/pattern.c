@@ -33,6 +33,14 @@ static bool step(struct pattern *state)
     return true;
 }
 
+// The same for work that grows with a length.
+static bool step_by(struct pattern *state, ptrdiff_t len)
+{
+    uint64_t cost = (uint64_t)len / 8u;
+    state->steps -= cost < state->steps ? cost : state->steps;
+    return step(state);
+}
+
 // End of the single-character class that starts at p.
 static const char *class_end(struct pattern *state, const char *p)
 {
@@ -114,7 +122,7 @@ static bool matches_one(struct pattern *state, const char *s, const char *p, con
     switch (*p) {
     case '.': return true;
     case '%': return in_class(byte, (unsigned char)p[1]);
-    case '[': return in_set(byte, p, end - 1);
+    case '[': return step_by(state, end - p) && in_set(byte, p, end - 1);
     default: return (unsigned char)*p == byte;
     }
 }
@@ -237,7 +245,7 @@ static const char *match_here(struct pattern *state, const char *s, const char *
                 if (set == state->pattern_end || *set != '[')
                     return fail(state, "missing '[' after '%f' in pattern");
                 const char *end = class_end(state, set);
-                if (!end)
+                if (!end || !step_by(state, 3 * (end - set)))
                     return NULL;
                 unsigned char before = s == state->subject ? 0 : (unsigned char)s[-1];
                 unsigned char now = s == state->subject_end ? 0 : (unsigned char)*s;
@@ -255,7 +263,7 @@ static const char *match_here(struct pattern *state, const char *s, const char *
             }
         }
         const char *end = class_end(state, p);
-        if (!end)
+        if (!end || (end - p > 8 && !step_by(state, end - p)))
             return NULL;
         char suffix = end < state->pattern_end ? *end : '\0';
         if (suffix == '?') {

@@ -271,6 +271,11 @@ uint64_t script_route_max_body(const struct script_route *route)
     return route->max_body;
 }
 
+bool script_route_is_admin(const struct script_route *route)
+{
+    return route->entry && route->entry->def->auth == PLUGIN_AUTH_ADMIN;
+}
+
 struct slice script_route_pattern(const struct script_route *route)
 {
     return route->pattern;

@@ -152,9 +152,12 @@ void route_end_problems(struct script_route_call *call, int status, const char *
         char error[300];
         struct script_generation *generation = plugin->generation;
         generation->direct = plugin;
+        struct watchdog_work before = lua_env_set_work(
+            generation->env, (struct watchdog_work){plugin->watch_name, "render_error"});
         struct route_response rendered = response;
         is_rendered = lua_env_protect(generation->env, call_render_error, &rendered, error,
                                       sizeof error) == 0;
+        (void)lua_env_set_work(generation->env, before);
         generation->direct = NULL;
         if (is_rendered)
             response = rendered;

@@ -17,19 +17,23 @@
 
 #define SCRIPT_MAX_OLD 4
 #define PLUGIN_MAX_FAULTS 3
+#define SCRIPT_REBUILD_MS 5000 // between two states given up for their memory
 
 struct plugin_rt { // one plugin in one generation
     struct script_generation *generation;
     const struct plugin_def *def;
-    const char *name; // NUL-terminated, of the def or our own
+    const char *name;       // NUL-terminated, of the def or our own
+    const char *watch_name; // the same, for the watchdog
     size_t index;
     int table_ref, conf_ref, gw_ref;
     int hooks[SCRIPT_HOOK_COUNT]; // registry references; LUA_NOREF: no such hook
     unsigned wants;               // bit per event_block, for delta
     int render_error_ref, close_ref;
     bool denies_on_error, is_off, was_initialised;
-    unsigned faults; // in a row
-    int *metrics;    // numbers of def->metrics; NULL: none
+    unsigned faults;   // in a row
+    size_t side_count; // live coroutines of gw.all and gw.spawn
+    int64_t growth;    // memory its code allocated and did not free, roughly
+    int *metrics;      // numbers of def->metrics; NULL: none
 };
 
 struct script_task;
@@ -70,7 +74,10 @@ struct script {
     struct map *routes; // name → struct script_route: outlive generations, so that flow may keep
                         // a pointer over a flip
     char allow[96];
-    struct map *flags; // names of ctx:flag: not in the exchange's arena, which flow rewinds
+    uint64_t rebuilt_ms; // last time a state was given up for its memory; 0: never
+    bool has_no_tasks;   // another process runs them now
+    bool is_watched;     // we count as one of the watchdog's users
+    struct map *flags;   // names of ctx:flag: not in the exchange's arena, which flow rewinds
 };
 
 // ---- script.c

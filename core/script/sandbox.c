@@ -17,6 +17,9 @@
 
 #define MAX_MODULES 64
 #define MAX_MODULE_BYTES ((size_t)1 << 20)
+#define MAX_DATE_FORMAT 256
+#define MAX_LEVELS 1000 // of calls below a pcall
+#define HEADROOM 120    // slots of the stack that the count hook and what it calls need, and more
 #define SANDBOXES "moongate.sandboxes" // registry: environment → info, weak keys
 
 static const char *const BASE_NAMES[] = {
@@ -247,6 +250,21 @@ static int sandbox_print(lua_State *L)
     return 0;
 }
 
+// upvalue: the library's function, whose work grows with the format.
+static int sandbox_date(lua_State *L)
+{
+    size_t len;
+    luaL_optlstring(L, 1, "%c", &len);
+    luaL_argcheck(L, len <= MAX_DATE_FORMAT, 1, "format too long");
+    lua_settop(L, 2);
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_insert(L, 1);
+    if (lua_isnil(L, 3))
+        lua_settop(L, lua_isnil(L, 2) ? 1 : 2);
+    lua_call(L, lua_gettop(L) - 1, 1);
+    return 1;
+}
+
 static int sandbox_collectgarbage(lua_State *L)
 {
     const char *what = luaL_optstring(L, 1, "count");
@@ -257,14 +275,29 @@ static int sandbox_collectgarbage(lua_State *L)
 }
 
 // The host's xpcall would run its handler inside the hook that raised, where nothing can stop it;
-// this one calls the handler afterwards (the stack is unwound then).
-static const char XPCALL[] =
-    "local pcall, select = ...\n"
+// this one calls the handler afterwards (the stack is unwound then). And pcall starts nothing where
+// the stack is nearly full: there the count hook finds no room and is not called, so a loop that
+// catches its "stack overflow" over and over would never end.
+static const char PROTECTED_CALLS[] =
+    "local unchecked, check, select = ...\n"
+    "local function pcall(...)\n"
+    "  check()\n"
+    "  return unchecked(...)\n"
+    "end\n"
     "local function finish(handler, ok, ...)\n"
     "  if ok then return true, ... end\n"
     "  return false, select(2, pcall(handler, ...))\n"
     "end\n"
-    "return function(fn, handler, ...) return finish(handler, pcall(fn, ...)) end\n";
+    "return pcall, function(fn, handler, ...) return finish(handler, pcall(fn, ...)) end\n";
+
+static int check_headroom(lua_State *L)
+{
+    lua_Debug ar;
+    if (lua_getstack(L, MAX_LEVELS, &ar)) // each pcall on the way costs an unwinding when it ends
+        return luaL_error(L, "stack overflow (pcall deeper than %d calls)", MAX_LEVELS);
+    luaL_checkstack(L, HEADROOM, "pcall"); // or LuaJIT's own "stack overflow"
+    return 0;
+}
 
 // ---- strictness
 
@@ -410,6 +443,11 @@ void sandbox_open_base(lua_State *L, const char *lua_dir)
     open_library(L, LUA_BITLIBNAME, luaopen_bit);
     open_library(L, LUA_OSLIBNAME, luaopen_os);
     keep_fields(L, "os", (const char *const[]){"time", "date", "clock", NULL});
+    lua_getglobal(L, "os");
+    lua_getfield(L, -1, "date");
+    lua_pushcclosure(L, sandbox_date, 1);
+    lua_setfield(L, -2, "date");
+    lua_pop(L, 1);
     for (size_t i = 0; REMOVED[i]; i++) {
         lua_pushnil(L);
         lua_setglobal(L, REMOVED[i]);
@@ -444,13 +482,15 @@ void sandbox_open_base(lua_State *L, const char *lua_dir)
     lua_pushboolean(L, 0);
     lua_setfield(L, -2, "__metatable");
     lua_pop(L, 2);
-    if (luaL_loadbuffer(L, XPCALL, sizeof XPCALL - 1, "=xpcall") != 0)
+    if (luaL_loadbuffer(L, PROTECTED_CALLS, sizeof PROTECTED_CALLS - 1, "=pcall") != 0)
         lua_error(L);
     luaJIT_setmode(L, -1, LUAJIT_MODE_ALLFUNC | LUAJIT_MODE_OFF);
     lua_getglobal(L, "pcall");
+    lua_pushcfunction(L, check_headroom);
     lua_getglobal(L, "select");
-    lua_call(L, 2, 1);
+    lua_call(L, 3, 2);
     lua_setglobal(L, "xpcall");
+    lua_setglobal(L, "pcall");
     lua_pushcfunction(L, sandbox_collectgarbage);
     lua_setglobal(L, "collectgarbage");
     lua_secret_open(L);

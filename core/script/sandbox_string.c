@@ -6,8 +6,10 @@
 #include <string.h>
 
 #define MAX_PATTERN 4096
-#define MAX_STEPS 2000000u      // of one call
-#define STEPS_PER_INSTRUCTION 2 // what a step costs of the instruction budget
+#define MAX_STEPS 2000000u       // of one call
+#define STEPS_PER_INSTRUCTION 2  // what a step costs of the instruction budget
+#define MATCH_COST 5             // instructions in the time of one replacement
+#define BYTES_PER_INSTRUCTION 32 // copied in the time of one
 #define MAX_RESULT ((size_t)32 << 20)
 
 static void check_error(lua_State *L, const struct pattern *state)
@@ -172,12 +174,16 @@ static void add_text(lua_State *L, struct buf *out, const struct pattern *state,
                      const char *end)
 {
     struct slice text = lua_env_check_slice(L, 3);
+    lua_env_charge(L, text.len / BYTES_PER_INSTRUCTION);
     for (size_t i = 0; i < text.len; i++) {
-        char byte = text.ptr[i];
-        if (byte != '%') {
-            add_bytes(L, out, slice_of(&text.ptr[i], 1));
-            continue;
-        }
+        const char *mark = memchr(&text.ptr[i], '%', text.len - i);
+        size_t plain = (mark ? (size_t)(mark - text.ptr) : text.len) - i;
+        if (plain > 0)
+            add_bytes(L, out, slice_of(&text.ptr[i], plain));
+        i += plain;
+        if (!mark)
+            break;
+        char byte;
         i++;
         if (i >= text.len)
             luaL_error(L, "invalid use of '%%' in replacement string");
@@ -246,6 +252,7 @@ static int string_gsub(lua_State *L)
         charge_steps(L, MAX_STEPS, state.steps);
         check_error(L, &state);
         if (end) {
+            lua_env_charge(L, MATCH_COST);
             count++;
             add_bytes(L, out, slice_of(copied, (size_t)(s - copied)));
             add_value(L, out, &state, s, end, kind);
@@ -289,11 +296,11 @@ static int string_rep(lua_State *L)
     if (unit == 1 && total > 0) {
         memset(room, text.len ? text.ptr[0] : between.ptr[0], total);
     } else {
-        for (size_t at = 0; at < total; at += unit) {
-            memcpy(room + at, text.ptr, text.len);
-            if (at + unit < total)
-                memcpy(room + at + text.len, between.ptr, between.len);
-        }
+        memcpy(room, text.ptr, text.len);
+        if (total > text.len)
+            memcpy(room + text.len, between.ptr, between.len);
+        for (size_t done = unit; done < total; done *= 2) // unit by unit would take too long
+            memcpy(room + done, room, done < total - done ? done : total - done);
     }
     if (total > 0)
         buf_grew(out, total);

@@ -5,6 +5,8 @@
 #define MAX_SORT 100000
 #define MAX_CONCAT 1000000
 #define MAX_NEW 1000000
+#define BYTES_PER_INSTRUCTION 32 // compared in the time of one instruction
+#define NUMBER_TEXT_COST 20      // instructions in the time of writing one number
 
 static lua_Integer check_length(lua_State *L)
 {
@@ -63,12 +65,28 @@ static int call_original(lua_State *L)
     return lua_gettop(L);
 }
 
+// Sorting compares each element about 2 log2(len) times, texts byte by byte as long as they agree.
 static int table_sort(lua_State *L)
 {
     lua_Integer len = check_length(L);
+    uint64_t bytes = 0;
     if (len > MAX_SORT)
         return luaL_error(L, "sort of more than %d elements", MAX_SORT);
     lua_env_charge(L, (uint64_t)len * 8);
+    for (lua_Integer i = 1; i <= len; i++) {
+        lua_rawgeti(L, 1, (int)i);
+        if (lua_type(L, -1) == LUA_TSTRING)
+            bytes += lua_objlen(L, -1);
+        lua_pop(L, 1);
+    }
+    uint64_t rounds = 2;
+    for (lua_Integer n = len; n > 1; n /= 2)
+        rounds += 2;
+    // A text's length is what a comparison can cost at most; few have long heads in common, which
+    // is why the first 64 bytes of each are free.
+    uint64_t free_bytes = (uint64_t)len * 64;
+    if (bytes > free_bytes)
+        lua_env_charge(L, (bytes - free_bytes) / BYTES_PER_INSTRUCTION * rounds);
     return call_original(L);
 }
 
@@ -76,10 +94,19 @@ static int table_concat(lua_State *L)
 {
     lua_Integer len = check_length(L);
     lua_Integer from = luaL_optinteger(L, 3, 1), to = luaL_optinteger(L, 4, len);
-    if (to >= from && to - from >= MAX_CONCAT)
+    if (to >= from && (uint64_t)to - (uint64_t)from >= MAX_CONCAT)
         return luaL_error(L, "concat of more than %d elements", MAX_CONCAT);
-    if (to >= from)
-        lua_env_charge(L, (uint64_t)(to - from) / 2);
+    uint64_t cost = 0;
+    for (lua_Integer i = from; i <= to; i++) {
+        lua_rawgeti(L, 1, (int)i);
+        cost += lua_type(L, -1) == LUA_TNUMBER ? NUMBER_TEXT_COST : 1;
+        lua_pop(L, 1);
+        if (cost >= 1000) {
+            lua_env_charge(L, cost);
+            cost = 0;
+        }
+    }
+    lua_env_charge(L, cost);
     return call_original(L);
 }
 

@@ -1,5 +1,6 @@
 // Scripts and generations: build beside the current one, flip, let the old ones run out.
 #include "script/script.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "script/runtime.h"
 #include <stdio.h>
@@ -150,6 +151,7 @@ static int build_plugin(struct script_generation *generation, size_t index, stru
     plugin->generation = generation;
     plugin->def = plugin_set_def(generation->set, index);
     plugin->name = plugin->def->name;
+    plugin->watch_name = watchdog_name(plugin->name);
     plugin->index = index;
     plugin->denies_on_error = plugin->def->denies_on_error;
     plugin->wants = plugin->def->wants;
@@ -159,11 +161,15 @@ static int build_plugin(struct script_generation *generation, size_t index, stru
         plugin->hooks[hook] = LUA_NOREF;
     plugin_metrics_register(plugin);
     generation->direct = plugin;
+    struct watchdog_work before =
+        lua_env_set_work(generation->env, (struct watchdog_work){plugin->watch_name, "load"});
     int err = lua_env_protect(generation->env, load_plugin, &call, error, sizeof error);
     if (err == 0) {
+        (void)lua_env_set_work(generation->env, (struct watchdog_work){plugin->watch_name, "init"});
         err = lua_env_protect(generation->env, init_plugin, &call, error, sizeof error);
         plugin->was_initialised = err == 0;
     }
+    (void)lua_env_set_work(generation->env, before);
     generation->direct = NULL;
     if (err) {
         add_problem(problems, plugin->name, error);
@@ -201,6 +207,7 @@ static int build_generation(struct script *script, struct plugin_set *set, struc
             .memory_cap = (size_t)conf->lua_memory_bytes,
             .instruction_budget = (uint64_t)conf->lua_instructions,
             .use_jit = true,
+            .is_watched = true,
         };
         err = lua_env_new(&options, &generation->env, error, sizeof error);
     }
@@ -239,6 +246,8 @@ static void free_generation(struct script_generation *generation)
                 continue;
             char error[300];
             generation->direct = plugin;
+            (void)lua_env_set_work(generation->env,
+                                   (struct watchdog_work){plugin->watch_name, "close"});
             if (lua_env_protect(generation->env, close_plugin, plugin, error, sizeof error) != 0)
                 plugin_fault(plugin, "close", false, slice_str(error));
             generation->direct = NULL;
@@ -262,6 +271,11 @@ int script_new(const struct script_options *options, struct script **out)
     if (!script)
         return GW_ENOMEM;
     script->options = *options;
+    const struct watchdog_options watchdog = {.slow_ms = options->conf->lua_turn_ms,
+                                              .stuck_ms = options->conf->lua_stuck_ms};
+    script->is_watched = watchdog_start(&watchdog) == 0;
+    if (!script->is_watched)
+        log_event(LOG_WARN, "watchdog_missing", LOG_STR("why", "no thread could be started"));
     list_init(&script->old);
     list_init(&script->waits);
     script->routes = map_new();
@@ -269,6 +283,8 @@ int script_new(const struct script_options *options, struct script **out)
     if (!script->routes || !script->flags) {
         map_free(script->routes, NULL);
         map_free(script->flags, NULL);
+        if (script->is_watched)
+            watchdog_stop();
         free(script);
         return GW_ENOMEM;
     }
@@ -300,6 +316,8 @@ void script_free(struct script *script)
     store_waits_orphan(script);
     route_names_free(script);
     map_free(script->flags, free);
+    if (script->is_watched)
+        watchdog_stop();
     free(script);
 }
 
@@ -357,19 +375,60 @@ void script_flip(struct script *script)
     if (old)
         retire(old);
     route_table_publish(script->current);
-    task_list_start(script->current);
+    if (!script->has_no_tasks)
+        task_list_start(script->current);
 }
 
-static void collect(struct script_generation *generation)
+void script_stop_tasks(struct script *script)
 {
-    if (lua_env_turn_end(generation->env))
-        (void)co_kill_greediest(generation);
+    script->has_no_tasks = true;
+    if (script->current)
+        task_list_stop(script->current);
+}
+
+static bool collect(struct script_generation *generation)
+{
+    return lua_env_turn_end(generation->env) && !co_kill_greediest(generation);
+}
+
+static struct plugin_rt *greediest_plugin(const struct script_generation *generation)
+{
+    struct plugin_rt *worst = NULL;
+    for (size_t i = 0; i < generation->plugin_count; i++)
+        if (!worst || generation->plugins[i].growth > worst->growth)
+            worst = &generation->plugins[i];
+    return worst;
+}
+
+// The current state is full of what no exchange holds (a plugin's own tables): no plugin could
+// work until a reload. A fresh state of the same set takes over; the old one goes with its last
+// exchange.
+static void rebuild(struct script *script)
+{
+    const struct script_generation *full = script->current;
+    const struct plugin_rt *worst = greediest_plugin(full);
+    uint64_t now = clock_boot_ms();
+    if (!worst || script->prepared ||
+        (script->rebuilt_ms && now - script->rebuilt_ms < SCRIPT_REBUILD_MS))
+        return;
+    script->rebuilt_ms = now;
+    log_event(LOG_ERROR, "plugin_memory", LOG_STR("plugin", worst->name), LOG_STR("in", "state"),
+              LOG_INT("bytes", worst->growth), LOG_INT("used", lua_env_memory(full->env)),
+              LOG_STR("why", "the Lua state is full of what this plugin keeps; a fresh one "
+                             "takes over"));
+    struct buf problems = BUF_INIT(4096);
+    if (build_generation(script, full->set, &problems, &script->prepared) == 0)
+        script_flip(script);
+    else
+        log_event(LOG_ERROR, "plugin_memory_rebuild_failed",
+                  LOG_SLICE("error", slice_trim(buf_slice(&problems))));
+    buf_free(&problems);
 }
 
 void script_turn_end(struct script *script)
 {
-    if (script->current)
-        collect(script->current);
+    if (script->current && collect(script->current))
+        rebuild(script);
     struct list *node, *next;
     list_each_safe(node, next, &script->old)
     {
@@ -381,7 +440,7 @@ void script_turn_end(struct script *script)
             free_generation(generation);
             return; // close hooks may have changed the list; the rest next time
         }
-        collect(generation);
+        (void)collect(generation);
     }
 }
 

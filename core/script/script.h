@@ -112,6 +112,8 @@ void script_discard(struct script *script); // the prepared one
 // The prepared generation becomes current: new exchanges use it, old tasks stop, new ones start,
 // old exchanges finish on theirs (at most 4 generations).
 void script_flip(struct script *script);
+// The current generation starts no task any more: another process runs them from now on.
+void script_stop_tasks(struct script *script);
 // End-of-turn work: garbage collection by memory level, just-freed coroutines.
 void script_turn_end(struct script *script);
 size_t script_memory_used(const struct script *script);
@@ -151,6 +153,7 @@ const struct script_route *script_route_find(struct script *script, enum http1_m
 // nobody's.
 const struct script_route *script_route_missing(struct script *script, struct slice path);
 uint64_t script_route_max_body(const struct script_route *route);
+bool script_route_is_admin(const struct script_route *route); // serves admins only
 // The route's pattern ("/admin/keys/{uid}") and plugin, for logs; valid as long as the script.
 struct slice script_route_pattern(const struct script_route *route);
 struct slice script_route_plugin(const struct script_route *route);

@@ -4,6 +4,7 @@
 #include "script/state.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "script/lua_pool.h"
 #include "script/sandbox.h"
 #include <luajit.h>
 #include <stdlib.h>
@@ -22,10 +23,15 @@
 #endif
 
 #define MIN_LARGEST ((size_t)4 << 20)
+// Of one entry, looked at every HOOK_STEP instructions: at most about 1 MiB more until then.
+#define MAX_C_STACK (256 << 10)
 
 struct lua_env {
     lua_State *L;
+    struct lua_pool pool;
     size_t used, cap, reserve;
+    size_t live; // what the last collection of turn_end left; 0: it has to look
+    uint64_t collect_after_ns;
     size_t volume, volume_cap; // bytes asked for in one entry
     int64_t growth;
     uint64_t default_budget;
@@ -35,9 +41,15 @@ struct lua_env {
     bool is_killed, was_collected, use_jit;
     char kill_text[64];
     void *owner, *current;
-    lua_State *active; // the thread whose C function runs now, else L
+    lua_State *active;          // the thread whose C function runs now, else L
+    struct watchdog_slot *slot; // NULL: unwatched
+    char *stack_base;           // of the C stack, when the outermost entry began
+    struct lua_env *outer;      // what was running on this thread before the outermost entry
     char *lua_dir;
 };
+
+// The state whose code runs on this thread, for the handler of SIGURG.
+static _Thread_local struct lua_env *volatile running;
 
 // ---- memory
 
@@ -49,7 +61,7 @@ static void *env_alloc(void *user, void *ptr, size_t old_size, size_t new_size)
     if (new_size == 0) {
         env->used -= old_size;
         env->growth -= (int64_t)old_size;
-        free(ptr);
+        lua_pool_release(&env->pool, ptr, old_size);
         return NULL;
     }
     if (new_size > old_size) {
@@ -69,9 +81,14 @@ static void *env_alloc(void *user, void *ptr, size_t old_size, size_t new_size)
             env->volume += new_size;
         }
     }
-    void *mem = realloc(ptr, new_size);
+    // Lua does not expect that less than it has is refused, so the pool's limit is for more only.
+    size_t max_bytes = env->pool.max_bytes;
+    if (new_size < old_size)
+        env->pool.max_bytes = 0;
+    void *mem = lua_pool_resize(&env->pool, ptr, old_size, new_size);
+    env->pool.max_bytes = max_bytes;
     if (!mem)
-        return new_size <= old_size ? ptr : NULL;
+        return NULL;
     env->used = env->used - old_size + new_size;
     env->growth += (int64_t)new_size - (int64_t)old_size;
     return mem;
@@ -117,14 +134,18 @@ int lua_env_kill(lua_State *L, const char *text)
     return lua_error(L);
 }
 
+static uint64_t time_limit_ms(uint64_t budget)
+{
+    uint64_t limit_ms = budget / INSTRUCTIONS_PER_MS;
+    return limit_ms < MIN_CPU_MS ? MIN_CPU_MS : limit_ms;
+}
+
 // True when this entry took too much CPU time. Measured from the first firing on: most entries are
 // shorter and never read a clock. The wall clock (cheap) is asked first.
 static bool is_over_time(struct lua_env *env)
 {
     struct lua_env_scope *scope = &env->scope;
-    uint64_t limit_ms = scope->budget / INSTRUCTIONS_PER_MS;
-    if (limit_ms < MIN_CPU_MS)
-        limit_ms = MIN_CPU_MS;
+    uint64_t limit_ms = time_limit_ms(scope->budget);
     if (scope->started_ns == 0) {
         scope->started_ns = wall_now_ns();
         scope->cpu_ns = cpu_now_ns();
@@ -133,6 +154,11 @@ static bool is_over_time(struct lua_env *env)
     if (wall_now_ns() - scope->started_ns < limit_ms * 1000000u)
         return false;
     return cpu_now_ns() - scope->cpu_ns >= limit_ms * 1000000u;
+}
+
+static bool is_urged(const struct lua_env *env)
+{
+    return env->slot && watchdog_is_urged(env->slot);
 }
 
 static void on_count(lua_State *L, lua_Debug *ar)
@@ -150,6 +176,12 @@ static void on_count(lua_State *L, lua_Debug *ar)
         else if (is_over_time(env))
             why = "time budget used up";
     }
+    if (!why && is_urged(env))
+        why = "time budget used up";
+    // sort, gsub and format call back into Lua from C: recursion through them fills the C stack
+    // long before Lua's.
+    if (!why && env->stack_base - (char *)__builtin_frame_address(0) > MAX_C_STACK)
+        luaL_error(L, "C stack overflow");
     if (!why) {
         // LuaJIT has no emergency collection: one full one when it gets tight.
         if (!env->was_collected && env->used > env->cap / 4 * 3) {
@@ -170,6 +202,15 @@ static void on_count(lua_State *L, lua_Debug *ar)
         luaL_error(L, "%s", env->kill_text);
 }
 
+// The watchdog found this thread's entry over its time: in the handler of its signal. lua_sethook
+// may be called there (lj_dispatch.c); the hook is a count hook already, only the count changes.
+static void on_urge(void)
+{
+    struct lua_env *env = running;
+    if (env && env->scope.is_running && is_urged(env))
+        lua_sethook(env->L, on_count, LUA_MASKCOUNT, 1);
+}
+
 void lua_env_begin(struct lua_env *env, uint64_t instructions)
 {
     if (env->depth++ > 0)
@@ -178,14 +219,34 @@ void lua_env_begin(struct lua_env *env, uint64_t instructions)
                                         .is_running = true};
     env->volume = 0;
     env->is_killed = env->was_collected = false;
+    env->stack_base = __builtin_frame_address(0);
     lua_sethook(env->L, on_count, LUA_MASKCOUNT, HOOK_STEP);
+    if (env->slot) {
+        env->outer = running;
+        running = env;
+        watchdog_enter(env->slot);
+    }
 }
 
 void lua_env_end(struct lua_env *env)
 {
     gw_require(env->depth > 0);
-    if (--env->depth == 0)
-        env->scope.is_running = false;
+    if (--env->depth > 0)
+        return;
+    env->scope.is_running = false;
+    if (env->slot) {
+        watchdog_leave(env->slot);
+        running = env->outer;
+    }
+}
+
+struct watchdog_work lua_env_set_work(struct lua_env *env, struct watchdog_work work)
+{
+    if (!env->slot)
+        return work;
+    struct watchdog_work before = watchdog_work_of(env->slot);
+    watchdog_set_work(env->slot, work);
+    return before;
 }
 
 bool lua_env_was_killed(const struct lua_env *env)
@@ -201,6 +262,8 @@ void lua_env_charge(lua_State *L, uint64_t cost)
     env->scope.used += cost;
     if (env->scope.used >= env->scope.budget)
         lua_env_kill(L, "instruction budget used up");
+    else if (is_urged(env)) // a C function that loops says so by charging
+        lua_env_kill(L, "time budget used up");
 }
 
 // ---- protected entry
@@ -250,7 +313,9 @@ int lua_env_protect(struct lua_env *env, lua_CFunction fn, void *arg, char *erro
     lua_State *L = env->active;
     int top = lua_gettop(L);
     lua_env_begin(env, 0);
-    int status = lua_cpcall(L, run_protected, &call);
+    // The traceback costs a second protected call: only where it would be logged.
+    int status =
+        log_is_on(LOG_DEBUG) ? lua_cpcall(L, run_protected, &call) : lua_cpcall(L, fn, arg);
     int err = 0;
     if (status != 0) {
         err = status == LUA_ERRMEM ? GW_ENOMEM : GW_EINVAL;
@@ -261,6 +326,9 @@ int lua_env_protect(struct lua_env *env, lua_CFunction fn, void *arg, char *erro
         lua_settop(L, top);
     }
     lua_env_end(env);
+    if (err == GW_ENOMEM)
+        lua_env_expect_garbage(env);
+    lua_env_relieve(env);
     return err;
 }
 
@@ -358,6 +426,7 @@ int lua_env_new(const struct lua_env_options *options, struct lua_env **out, cha
     env->cap = options->memory_cap;
     env->reserve = options->memory_cap / 16;
     env->volume_cap = options->memory_cap * 4;
+    env->pool.max_bytes = options->memory_cap + options->memory_cap / 4 + LUA_POOL_LEAST;
     env->default_budget = options->instruction_budget ? options->instruction_budget : 5000000;
 #if !defined(MOONGATE_TSAN)
     env->use_jit = options->use_jit;
@@ -366,11 +435,16 @@ int lua_env_new(const struct lua_env_options *options, struct lua_env **out, cha
     env->L = env->lua_dir ? lua_newstate(env_alloc, env) : NULL;
     if (!env->L) {
         snprintf(error, error_size, "out of memory");
+        lua_pool_free(&env->pool);
         free(env->lua_dir);
         free(env);
         return GW_ENOMEM;
     }
     env->active = env->L;
+    if (options->is_watched) {
+        watchdog_set_urge(on_urge);
+        env->slot = watchdog_slot_take((uint32_t)time_limit_ms(env->default_budget));
+    }
     lua_atpanic(env->L, on_panic);
     lua_gc(env->L, LUA_GCSETPAUSE, 140);
     lua_gc(env->L, LUA_GCSETSTEPMUL, 300);
@@ -391,6 +465,8 @@ void lua_env_free(struct lua_env *env)
     env->scope.is_running = false;
     lua_sethook(env->L, NULL, 0, 0);
     lua_close(env->L);
+    lua_pool_free(&env->pool);
+    watchdog_slot_drop(env->slot);
     free(env->lua_dir);
     free(env);
 }
@@ -458,10 +534,34 @@ static int collect(lua_State *L)
 
 bool lua_env_turn_end(struct lua_env *env)
 {
-    if (env->used <= env->cap / 2)
+    size_t tight = env->cap / 4 * 3;
+    if (env->used <= env->cap / 2 && env->pool.bytes <= env->cap + LUA_POOL_LEAST) {
+        env->live = 0;
         return false;
-    (void)lua_cpcall(env->active, collect, NULL);
-    return env->used > env->cap / 4 * 3;
+    }
+    // What is alive costs time with each collection: again only when there is something to find, or
+    // an eighth of the time when it is tight.
+    uint64_t now_ns = wall_now_ns();
+    if (env->live == 0 || env->used >= env->live + env->cap / 16 ||
+        (env->used > tight && now_ns >= env->collect_after_ns)) {
+        (void)lua_cpcall(env->active, collect, NULL);
+        env->live = env->used;
+        uint64_t end_ns = wall_now_ns();
+        env->collect_after_ns = end_ns + 7 * (end_ns - now_ns);
+    }
+    // Few objects may hold many chunks: that is no better.
+    return env->used > tight || env->pool.bytes > env->cap + LUA_POOL_LEAST;
+}
+
+void lua_env_expect_garbage(struct lua_env *env)
+{
+    env->live = 0;
+}
+
+void lua_env_relieve(struct lua_env *env)
+{
+    if (env->depth == 0 && env->used > env->cap / 4 * 3)
+        (void)lua_env_turn_end(env);
 }
 
 // ---- tools

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/list.h"
 #include "base/slice.h"
+#include "script/watchdog.h"
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -25,6 +26,7 @@ struct lua_env_options {
     size_t memory_cap;
     uint64_t instruction_budget; // per resume
     bool use_jit;                // for trusted chunks; others run with JIT off
+    bool is_watched;             // by the watchdog: the states of the workers
     const char *lua_dir;         // where lua/ lies; NULL: lua_env_find_dir()
 };
 // A state with the safe libraries, money, json and `require` for lua/. error ≥ 256 bytes.
@@ -75,6 +77,9 @@ struct lua_env_scope { // of an outer entry while an inner one runs
 // Begins a budget; instructions 0: the env's own. Nested: the outer one goes on counting.
 void lua_env_begin(struct lua_env *env, uint64_t instructions);
 void lua_env_end(struct lua_env *env);
+// Whose code runs from here on, for the watchdog (plugin: of watchdog_name; what: a literal). The
+// caller gives back what it got when its call ends.
+struct watchdog_work lua_env_set_work(struct lua_env *env, struct watchdog_work work);
 // True when the last entry was ended by its budget.
 bool lua_env_was_killed(const struct lua_env *env);
 // Adds the cost of work done in C, in instructions; raises when the budget is used up.
@@ -92,9 +97,14 @@ void lua_env_set_current(struct lua_env *env, void *current, lua_State *thread);
 void *lua_env_current(const struct lua_env *env);
 // Bytes allocated less freed since the last call: the running coroutine's share.
 int64_t lua_env_take_growth(struct lua_env *env);
-// End of turn (or when it is tight): collects when more than half of the cap is used. True when
-// still above 75 %.
+// End of turn (or when it is tight): collects when more than half of the cap is used, then again
+// after each sixteenth more. True when still above 75 %.
 bool lua_env_turn_end(struct lua_env *env);
+// Something large was let go: the next turn_end collects.
+void lua_env_expect_garbage(struct lua_env *env);
+// After an entry that may have filled the state: whoever comes next in this turn must find room,
+// and there is no emergency collection.
+void lua_env_relieve(struct lua_env *env);
 
 // For tests: the count-th growing allocation from now fails, once. 0: none.
 void lua_env_fail_after(struct lua_env *env, uint64_t count);

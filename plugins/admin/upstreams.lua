@@ -38,6 +38,7 @@ local function show(gw, row)
     priority = row.priority,
     passthrough = or_null(row.passthrough),
     disconnect = or_null(row.disconnect),
+    max_concurrency = row.max_concurrency,
   }
 end
 
@@ -107,6 +108,8 @@ local function optional_fields()
       about = "\"all\" passes routes that keep state at the provider" }),
     disconnect = schema.null_or(schema.text { optional = true, enum = { "cancel", "drain" },
       about = "what becomes of a call whose client left" }),
+    max_concurrency = schema.null_or(schema.integer { optional = true, min = 0, max = 1000000,
+      about = "calls in flight together; 0: any number. A full upstream is passed over" }),
   }
 end
 

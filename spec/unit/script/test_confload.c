@@ -222,9 +222,11 @@ START_TEST(files_and_includes_start_at_the_folder)
     write_file("conf.d/10-port.lua", "return { listen = { port = 1234 }, app_name = \"A\" }");
     write_file("conf.d/20-name.lua", "return { app_name = \"B\", workers = env(\"W\", 3) }");
     write_file("token", "abc-def-ghi-jkl-mno-pqr\n");
-    ck_assert_msg(load("include(\"conf.d/*.lua\")\nreturn { listen = { host = \"::1\", port = 1 },"
-                       " admin_token = file(\"token\") }") == 0,
-                  "%s", told());
+    ck_assert_msg(
+        load("include(\"conf.d/*.lua\")\nreturn { listen = { host = \"::1\", port = 1,"
+             " tls_cert = \"a.pem\", tls_key = \"/k/a.key\" }, admin_token = file(\"token\") }") ==
+            0,
+        "%s", told());
     ck_assert_int_eq(conf->port, 1234);
     EXPECT_SLICE(conf->host, "::1");
     EXPECT_SLICE(conf->app_name, "B");
@@ -234,6 +236,10 @@ START_TEST(files_and_includes_start_at_the_folder)
     struct slice joined;
     snprintf(path, sizeof path, "%s/data/control.sock", dir);
     EXPECT_SLICE(conf->control_path, path);
+    snprintf(path, sizeof path, "%s/a.pem", dir);
+    EXPECT_SLICE(conf->tls_cert, path);
+    EXPECT_SLICE(conf->tls_key, "/k/a.key");
+    snprintf(path, sizeof path, "%s/data/control.sock", dir);
     ck_assert_int_eq(conf_path(conf, conf->control_path, &joined), 0);
     EXPECT_SLICE(joined, path);
     write_file("conf.d/30-bad.lua", "return {\n  app_nme = 1 }");
