@@ -64,6 +64,15 @@ uint64_t clock_boot_ns(void)
     return source->boot_ns();
 }
 
+uint64_t clock_coarse_ms(void)
+{
+    if (source != &system_source)
+        return source->boot_ns() / 1000000u;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
 int clock_random(void *out, size_t len)
 {
     return source->random(out, len);

@@ -18,6 +18,8 @@ static inline uint64_t clock_boot_ms(void)
 {
     return clock_boot_ns() / 1000000u;
 }
+// Boot time that may lag by some milliseconds and costs a fifth: for coarse durations.
+uint64_t clock_coarse_ms(void);
 GW_MUSTCHECK int clock_random(void *out, size_t len);
 // Replaces the source (tests, sim); NULL restores the system's. Before threads start.
 void clock_use(const struct clock_source *source);

@@ -153,6 +153,15 @@ static void sink_use_file(struct sink *sink, int fd, char *path)
     sink_look(sink);
 }
 
+// As many whole lines as fit: another process may write to the same pipe (the successor, while this
+// one drains), and a line must not begin in one write and end in a later one. A line that does not
+// fit is cut all the same.
+static size_t whole_lines(const char *bytes, size_t room)
+{
+    const char *last = memrchr(bytes, '\n', room);
+    return last ? (size_t)(last + 1 - bytes) : room;
+}
+
 // Writes all; gives what could not be written. Past the deadline of log_stop nothing is waited for.
 static struct slice sink_write(struct sink *sink, struct slice bytes)
 {
@@ -172,7 +181,7 @@ static struct slice sink_write(struct sink *sink, struct slice bytes)
             }
             size_t room = room_of(sink, fd);
             if (size > room)
-                size = room;
+                size = whole_lines(bytes.ptr, room);
         }
         ssize_t done = sink->kind == SINK_SOCKET
                            ? send(fd, bytes.ptr, size, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -277,13 +286,13 @@ static void gather(void)
     struct timespec until;
     if (atomic_load(&g.stop_at_ms) != 0)
         return;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += GATHER_NS;
     if (until.tv_nsec >= 1000000000L) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000L;
     }
-    (void)sem_timedwait(&g.hurry, &until);
+    (void)sem_clockwait(&g.hurry, CLOCK_MONOTONIC, &until);
     while (sem_trywait(&g.hurry) == 0)
         continue;
 }

@@ -95,7 +95,7 @@ struct exchange *exchange_open(struct flow *flow, struct http1_stream *stream,
     ctx->client_ip = client_address(flow->options.conf, request, ctx->arena);
     ctx->dialect = route->dialect;
     ctx->op = route->op;
-    ctx->started_wall_ms = clock_wall_ms();
+    ctx->started_wall_ms = id_wall_ms(&ctx->id); // which was made just now
     ctx->started_boot_ms = loop_now_ms(flow->options.loop);
     ctx->user.discount_ppm = 1000000;
     ctx->error.retry_after_ms = -1;

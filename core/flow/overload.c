@@ -29,6 +29,21 @@ static uint64_t next_slice(const struct overload *overload)
     return slice < SLICE_NS ? SLICE_NS : slice;
 }
 
+// Bursts that come less than 100 ms apart are refused in part each time, however little they cost:
+// a loop that has had nothing to do for half of the time does not need that. One with too much to
+// do is never idle, because each turn takes up as much as it may.
+static bool was_idle(struct overload *overload, uint64_t now_ns, uint64_t waited_ns)
+{
+    uint64_t window = now_ns - overload->window_ns;
+    overload->idle_ns += waited_ns;
+    if (window < INTERVAL_NS)
+        return false;
+    bool was_idle = overload->idle_ns >= window / 2;
+    overload->window_ns = now_ns;
+    overload->idle_ns = 0;
+    return was_idle;
+}
+
 enum overload_change overload_turn(struct overload *overload, uint64_t now_ns, uint64_t busy_ns,
                                    uint64_t waited_ns)
 {
@@ -41,7 +56,7 @@ enum overload_change overload_turn(struct overload *overload, uint64_t now_ns, u
             overload->calm_ns = now_ns;
         overload->slice_ns = next_slice(overload);
         overload->turn_refused = 0;
-        if (now_ns - overload->calm_ns < INTERVAL_NS)
+        if (!was_idle(overload, now_ns, waited_ns) && now_ns - overload->calm_ns < INTERVAL_NS)
             return OVERLOAD_SAME;
         overload->is_shedding = false;
         overload->above_ns = 0;
@@ -60,7 +75,8 @@ enum overload_change overload_turn(struct overload *overload, uint64_t now_ns, u
     if (now_ns - overload->above_ns < (patience > INTERVAL_NS ? patience : INTERVAL_NS))
         return OVERLOAD_SAME;
     overload->is_shedding = true;
-    overload->calm_ns = now_ns;
+    overload->calm_ns = overload->window_ns = now_ns;
+    overload->idle_ns = 0;
     overload->slice_ns = SLICE_NS;
     overload->turn_refused = 0;
     overload->refused = 0;

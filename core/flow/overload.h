@@ -9,7 +9,7 @@
 //   overload_admit     once for each new model call
 //
 //   normal ──(turns of at least `target`, without a pause, for 3 × target)──▶ shedding
-//   shedding ──(100 ms of turns without a refusal)──▶ normal
+//   shedding ──(100 ms of turns without a refusal, or half idle)──▶ normal
 //
 // While shedding each turn takes up the calls of its first 2 ms (two at least) and refuses the
 // rest: turns stay short, so refusals come fast, and there is always enough to do. When so many are
@@ -27,6 +27,8 @@ struct overload {
     uint64_t above_ns;  // since when turns take too long; 0: they do not
     uint64_t calm_ns;   // start of the last turn that followed a refusal
     uint64_t slice_ns;  // calls are taken up so long
+    uint64_t window_ns; // while shedding: since when idle_ns is counted
+    uint64_t idle_ns;
     uint32_t admitted;  // in this turn
     bool is_shedding;
     uint64_t turn_refused, refused; // in this turn; since it began to shed

@@ -389,17 +389,27 @@ static int build_url(struct exchange *ex, const struct upstream *upstream, struc
     return err ? err : url_join(upstream->base_url, path, query, arena, url);
 }
 
-// "600" or "600.5" of x-stainless-timeout, in ms; 0 when absent or absurd.
+// "600" or "0.5" of x-stainless-timeout, in ms; 0 when absent or absurd.
 static uint32_t client_patience_ms(const struct http1_request *request)
 {
     struct slice value = http1_header(request, "x-stainless-timeout");
-    size_t len = 0;
-    while (len < value.len && value.ptr[len] >= '0' && value.ptr[len] <= '9')
-        len++;
-    unsigned long long seconds = 0;
-    if (len == 0 || slice_to_u64(slice_of(value.ptr, len), 3600, &seconds) != GW_OK)
-        return 0;
-    return (uint32_t)seconds * 1000;
+    uint32_t ms = 0, place = 1000; // what a digit at this place stands for; 1000: whole seconds
+    for (size_t i = 0; i < value.len; i++) {
+        char c = value.ptr[i];
+        if (c == '.' && place == 1000 && i > 0)
+            place = 100;
+        else if (c < '0' || c > '9')
+            return 0;
+        else if (place == 1000)
+            ms = ms * 10 + (uint32_t)(c - '0') * 1000;
+        else {
+            ms += (uint32_t)(c - '0') * place;
+            place /= 10;
+        }
+        if (ms > 3600u * 1000u)
+            return 0;
+    }
+    return ms;
 }
 
 static void set_timers(struct exchange *ex, const struct upstream *upstream,

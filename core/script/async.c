@@ -111,9 +111,9 @@ static int no_operation(lua_State *L)
     return 0;
 }
 
-static void watch(struct coroutine *co, uint64_t started_ns)
+static void watch(struct coroutine *co, uint64_t started_ms)
 {
-    uint64_t took_ms = (clock_boot_ns() - started_ns) / 1000000u;
+    uint64_t took_ms = clock_coarse_ms() - started_ms;
     int64_t limit = co->plugin->generation->script->options.conf->lua_turn_ms;
     if (limit > 0 && took_ms > (uint64_t)limit)
         log_event(LOG_WARN, "plugin_slow", LOG_STR("plugin", co->plugin->name),
@@ -130,10 +130,10 @@ static void resume(struct coroutine *co, int args)
     (void)lua_env_take_growth(env);
     struct watchdog_work before =
         lua_env_set_work(env, (struct watchdog_work){co->plugin->watch_name, co->what});
-    uint64_t started_ns = clock_boot_ns();
+    uint64_t started_ms = clock_coarse_ms();
     int status = lua_resume(co->thread, args);
     (void)lua_env_set_work(env, before);
-    watch(co, started_ns);
+    watch(co, started_ms);
     int64_t growth = lua_env_take_growth(env);
     co->growth += growth;
     co->plugin->growth += growth;

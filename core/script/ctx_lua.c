@@ -185,15 +185,38 @@ static void set_number(lua_State *L, const char *name, double value)
     lua_setfield(L, -2, name);
 }
 
+void ctx_lua_push_maker(lua_State *L, const char *text)
+{
+    lua_pushlightuserdata(L, (void *)(uintptr_t)text);
+    lua_rawget(L, LUA_REGISTRYINDEX);
+    if (!lua_isnil(L, -1))
+        return;
+    lua_pop(L, 1);
+    if (luaL_loadbuffer(L, text, strlen(text), "=gw") != 0)
+        lua_error(L);
+    lua_call(L, 0, 1);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)text);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+static const char MAKE_KEY[] =
+    "return function(id, uid, name, prefix, user_id)\n"
+    "  return { id = id, uid = uid, name = name, prefix = prefix, user_id = user_id }\n"
+    "end\n";
+
 void ctx_lua_push_key(lua_State *L, const struct ctx_key *key)
 {
-    lua_createtable(L, 0, 7);
-    set_number(L, "id", (double)key->id);
-    set_slice(L, "uid", slice_str(key->uid));
-    set_slice(L, "name", key->name);
-    set_slice(L, "prefix", key->prefix);
+    ctx_lua_push_maker(L, MAKE_KEY);
+    lua_pushnumber(L, (double)key->id);
+    lua_env_push_slice(L, slice_str(key->uid));
+    lua_env_push_slice(L, key->name);
+    lua_env_push_slice(L, key->prefix);
     if (key->user_id)
-        set_number(L, "user_id", (double)key->user_id);
+        lua_pushnumber(L, (double)key->user_id);
+    else
+        lua_pushnil(L);
+    lua_call(L, 5, 1);
     if (key->has_upstream_list) {
         lua_createtable(L, (int)key->upstream_count, 0);
         for (size_t i = 0; i < key->upstream_count; i++) {

@@ -21,6 +21,11 @@ static const struct catalogue *catalogue_of(lua_State *L)
     return catalogue_get(store_catalogue(store_of(L)));
 }
 
+static uint64_t boot_now_ms(lua_State *L)
+{
+    return loop_now_ms(plugin_of(L)->generation->script->options.loop);
+}
+
 // ---- keys
 
 static const struct key_entry *find_key(lua_State *L, struct slice credential)
@@ -63,7 +68,7 @@ static int keys_authenticate(lua_State *L)
         (user && ctx_copy_user(ctx->arena, user, &ctx->user) != 0))
         return luaL_error(L, "out of memory for this exchange");
     if (key->slot) {
-        atomic_store_explicit(&key->slot->last_used_ms, clock_wall_ms(), memory_order_relaxed);
+        atomic_store_explicit(&key->slot->last_used_ms, ctx->started_wall_ms, memory_order_relaxed);
         atomic_fetch_add_explicit(&key->slot->request_count, 1, memory_order_relaxed);
     }
     ctx->is_identified = true;
@@ -133,7 +138,7 @@ static void set_boolean(lua_State *L, const char *name, bool value)
 static void set_health(lua_State *L, struct health_slot *slot)
 {
     struct health_view view = {0};
-    uint64_t now = clock_boot_ms();
+    uint64_t now = boot_now_ms(L);
     if (slot)
         health_read(slot, now, &view);
     set_boolean(L, "usable", !slot || health_is_usable(slot, now));
@@ -142,17 +147,44 @@ static void set_health(lua_State *L, struct health_slot *slot)
     set_number(L, "latency_ms", view.latency_ms);
 }
 
-static void push_upstream(lua_State *L, const struct upstream *upstream)
+static const char MAKE_VIEW[] =
+    "return function(id, uid, name, provider, weight, priority, is_default, usable, cooling,\n"
+    "    in_flight, latency_ms, model, allowed)\n"
+    "  return { id = id, uid = uid, name = name, provider = provider, weight = weight,\n"
+    "    priority = priority, is_default = is_default, usable = usable, cooling = cooling,\n"
+    "    in_flight = in_flight, latency_ms = latency_ms, model = model, native = allowed,\n"
+    "    allowed = allowed }\n"
+    "end\n";
+
+// A view; of a candidate also its model and that it is one.
+static void push_upstream(lua_State *L, const struct upstream *upstream, struct slice model,
+                          bool is_candidate)
 {
-    lua_createtable(L, 0, 16);
-    set_number(L, "id", (double)upstream->id);
-    set_text(L, "uid", slice_str(upstream->uid));
-    set_text(L, "name", upstream->name);
-    set_text(L, "provider", upstream->provider);
-    set_number(L, "weight", (double)upstream->weight);
-    set_number(L, "priority", (double)upstream->priority);
-    set_boolean(L, "is_default", upstream->is_default);
-    set_health(L, upstream->health);
+    struct health_view view = {0};
+    uint64_t now = boot_now_ms(L);
+    if (upstream->health)
+        health_read(upstream->health, now, &view);
+    ctx_lua_push_maker(L, MAKE_VIEW);
+    lua_pushnumber(L, (lua_Number)upstream->id);
+    lua_env_push_slice(L, slice_str(upstream->uid));
+    lua_env_push_slice(L, upstream->name);
+    lua_env_push_slice(L, upstream->provider);
+    lua_pushnumber(L, (lua_Number)upstream->weight);
+    lua_pushnumber(L, (lua_Number)upstream->priority);
+    lua_pushboolean(L, upstream->is_default);
+    lua_pushboolean(L, !upstream->health || health_is_usable(upstream->health, now));
+    lua_pushboolean(L, view.cool_until_ms > now);
+    lua_pushnumber(L, view.in_flight);
+    lua_pushnumber(L, view.latency_ms);
+    if (model.ptr)
+        lua_env_push_slice(L, model);
+    else
+        lua_pushnil(L);
+    if (is_candidate)
+        lua_pushboolean(L, 1);
+    else
+        lua_pushnil(L);
+    lua_call(L, 13, 1);
 }
 
 static bool key_allows(const struct ctx_key *key, int64_t upstream_id)
@@ -191,11 +223,7 @@ static int upstreams_candidates(lua_State *L)
             model = catalogue_model_for(upstream, ctx->model, ctx->arena);
         if (ctx->model.len > 0 && !model.ptr)
             continue;
-        push_upstream(L, upstream);
-        if (model.ptr)
-            set_text(L, "model", model);
-        set_boolean(L, "native", true);
-        set_boolean(L, "allowed", true);
+        push_upstream(L, upstream, model, true);
         lua_rawseti(L, -2, ++count);
     }
     lua_env_charge(L, catalogue ? catalogue->upstream_count * 4 : 0);
@@ -211,7 +239,7 @@ static int upstreams_all(lua_State *L)
     lua_newtable(L);
     for (size_t i = 0; catalogue && i < catalogue->upstream_count; i++) {
         const struct upstream *upstream = &catalogue->upstreams[i];
-        push_upstream(L, upstream);
+        push_upstream(L, upstream, SLICE_NONE, false);
         set_text(L, "base_url", upstream->base_url);
         set_boolean(L, "is_active", upstream->is_active);
         set_boolean(L, "is_broken", upstream->is_broken);
@@ -239,7 +267,7 @@ static int upstreams_health(lua_State *L)
         return 0;
     static const char *const CIRCUITS[] = {"closed", "open", "half_open"};
     struct health_view view;
-    health_read(upstream->health, clock_boot_ms(), &view);
+    health_read(upstream->health, boot_now_ms(L), &view);
     lua_createtable(L, 0, 9);
     set_health(L, upstream->health);
     set_number(L, "started", (double)view.started);

@@ -486,11 +486,11 @@ static int call_direct(struct direct_call *call, lua_CFunction fn, enum script_h
         generation->env, (struct watchdog_work){call->plugin->watch_name, hook_name(hook)});
     if (outer)
         outer->growth += lua_env_take_growth(generation->env);
-    uint64_t started_ns = clock_boot_ns();
+    uint64_t started_ms = clock_coarse_ms();
     int err = lua_env_protect(generation->env, fn, call, error, sizeof error);
     call->plugin->growth += lua_env_take_growth(generation->env);
     (void)lua_env_set_work(generation->env, before);
-    uint64_t took_ms = (clock_boot_ns() - started_ns) / 1000000u;
+    uint64_t took_ms = clock_coarse_ms() - started_ms;
     lua_env_set_current(generation->env, outer, outer ? outer->thread : NULL);
     generation->direct = direct;
     int64_t limit = generation->script->options.conf->lua_turn_ms;

@@ -27,8 +27,10 @@ static int report_error(lua_State *L, const struct plugin_def *def, int status,
 {
     struct slice text = lua_env_error_text(L);
     int err;
-    // Lua says file:line itself, unless the error was raised without.
-    if (slice_starts(text, def->files[0].chunk + 1) || slice_find(text, SLICE_LIT(".lua:")) >= 0)
+    // Lua says file:line itself, unless the error was raised without; a line of lua/ names nobody.
+    bool is_of_library = slice_starts(text, "lua/");
+    if (!is_of_library &&
+        (slice_starts(text, def->files[0].chunk + 1) || slice_find(text, SLICE_LIT(".lua:")) >= 0))
         err = buf_printf(problems, "%.*s\n", (int)(text.len > 600 ? 600 : text.len), text.ptr);
     else
         err = buf_printf(problems, "%s: %.*s\n", def->files[0].chunk + 1,

@@ -138,8 +138,9 @@ static int close_plugin(lua_State *L)
 
 static void add_problem(struct buf *problems, const char *plugin, const char *error)
 {
-    int err = plugin && !strstr(error, ".lua:") ? buf_printf(problems, "%s: %s\n", plugin, error)
-                                                : buf_printf(problems, "%s\n", error);
+    bool names_it = strstr(error, ".lua:") && strncmp(error, "lua/", 4) != 0;
+    int err = plugin && !names_it ? buf_printf(problems, "%s: %s\n", plugin, error)
+                                  : buf_printf(problems, "%s\n", error);
     (void)err;
 }
 

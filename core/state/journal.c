@@ -329,13 +329,13 @@ static void probe(struct journal *journal)
 static void linger(struct journal *journal)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += LINGER_MS * 1000000L;
     if (until.tv_nsec >= 1000000000L) {
         until.tv_sec++;
         until.tv_nsec -= 1000000000L;
     }
-    (void)sem_timedwait(&journal->hurry, &until);
+    (void)sem_clockwait(&journal->hurry, CLOCK_MONOTONIC, &until);
     while (sem_trywait(&journal->hurry) == 0)
         ; // all that hurried so far are in the group that follows
 }
@@ -363,9 +363,9 @@ static void *journal_run(void *arg)
         if (is_stopping)
             break;
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec += PROBE_MS / 1000;
-        if (sem_timedwait(&journal->wake, &until) != 0 && errno == ETIMEDOUT &&
+        if (sem_clockwait(&journal->wake, CLOCK_MONOTONIC, &until) != 0 && errno == ETIMEDOUT &&
             atomic_load(&journal->is_sick) && !journal->is_final)
             probe(journal);
         else if (!atomic_load(&journal->is_stopping))

@@ -106,7 +106,9 @@ static void submit_end(struct store *store, int64_t owner, const char *how)
 
 void store_owner_ended(struct store *store, int64_t owner)
 {
-    submit_end(store, owner, "died"); // unless it said itself that it stopped
+    // A predecessor of another database may have had the same number there.
+    if (owner != store->owner_epoch)
+        submit_end(store, owner, "died"); // unless it said itself that it stopped
 }
 
 void store_set_shared(struct store *store, bool is_shared)

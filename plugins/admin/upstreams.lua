@@ -39,6 +39,10 @@ local function show(gw, row)
     passthrough = or_null(row.passthrough),
     disconnect = or_null(row.disconnect),
     max_concurrency = row.max_concurrency,
+    connect_ms = row.connect_ms,
+    tls_ms = row.tls_ms,
+    first_byte_ms = row.first_byte_ms,
+    event_ms = row.event_ms,
   }
 end
 
@@ -86,6 +90,12 @@ local function delete(req, gw)
 end
 
 
+local function timer(about)
+  return schema.null_or(schema.integer { optional = true, min = 0, max = 3600000,
+    about = about .. ", in ms; 0: the timer of the configuration" })
+end
+
+
 -- What may be given for new and for changed upstreams beside the required fields.
 local function optional_fields()
   return {
@@ -110,6 +120,10 @@ local function optional_fields()
       about = "what becomes of a call whose client left" }),
     max_concurrency = schema.null_or(schema.integer { optional = true, min = 0, max = 1000000,
       about = "calls in flight together; 0: any number. A full upstream is passed over" }),
+    connect_ms = timer("look-up and TCP connect"),
+    tls_ms = timer("TLS handshake"),
+    first_byte_ms = timer("from the request's last byte to the answer's head"),
+    event_ms = timer("between two reads of an answer"),
   }
 end
 

@@ -71,8 +71,8 @@ export function call(url, options = {}) {
 export const json = (answer) => {
   try {
     return JSON.parse(answer.text);
-  } catch {
-    throw new Error(`not JSON (${answer.status}): ${answer.text.slice(0, 300)}`);
+  } catch (error) {
+    throw new Error(`not JSON (${answer.status}, ${error.message}): ${answer.text.slice(0, 300)} … ${answer.text.slice(-100)}`);
   }
 };
 

@@ -500,17 +500,17 @@ int main(void)
     TCase *tcase = tcase_create("loops");
     tcase_add_checked_fixture(tcase, iso_up, iso_down);
     tcase_set_timeout(tcase, 240);
-    tcase_add_test(tcase, loops_are_ended);
-    tcase_add_test(tcase, dear_instructions_are_ended);
-    tcase_add_test(tcase, loops_in_every_hook);
-    tcase_add_test(tcase, off_after_three_in_a_row);
+    iso_add_heavy(tcase, loops_are_ended);
+    iso_add_heavy(tcase, dear_instructions_are_ended);
+    iso_add_heavy(tcase, loops_in_every_hook);
+    iso_add_heavy(tcase, off_after_three_in_a_row);
     tcase_add_test(tcase, a_plugin_that_denies_is_never_off);
-    tcase_add_test(tcase, loops_in_load_and_init);
-    tcase_add_test(tcase, loops_in_a_close_function);
-    tcase_add_test(tcase, loops_in_routes);
-    tcase_add_test(tcase, loops_in_render_error);
-    tcase_add_test(tcase, loops_in_tasks_and_spawned_functions);
-    tcase_add_test(tcase, loops_in_answers);
+    iso_add_heavy(tcase, loops_in_load_and_init);
+    iso_add_heavy(tcase, loops_in_a_close_function);
+    iso_add_heavy(tcase, loops_in_routes);
+    iso_add_heavy(tcase, loops_in_render_error);
+    iso_add_heavy(tcase, loops_in_tasks_and_spawned_functions);
+    iso_add_heavy(tcase, loops_in_answers);
     tcase_add_test(tcase, no_finaliser_in_lua);
     return bench_run(&tcase, 1, "isolation_loops");
 }

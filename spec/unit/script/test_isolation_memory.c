@@ -2,6 +2,12 @@
 // stays under its cap, what was taken comes back, and others go on.
 #include "isolation_rig.h"
 
+#if ISO_RUNS == 1
+#define THOUSAND 130 // under the sanitizers
+#else
+#define THOUSAND 1000
+#endif
+
 static void set_memory(const char *bytes)
 {
     test_conf_set(bench.store.conf, "lua.memory_bytes", bytes);
@@ -170,7 +176,7 @@ START_TEST(a_thousand_hogs_leave_nothing)
     iso_plugins(NULL, text, "deny");
     size_t used = 0, resident = 0;
     double dear[sizeof HOGS / sizeof *HOGS] = {0}; // those that use all of their time: twice
-    for (size_t n = 0, kind = 0; n < 1000; n++, kind = (kind + 1) % count) {
+    for (size_t n = 0, kind = 0; n < THOUSAND; n++, kind = (kind + 1) % count) {
         while (n > 2 * count && dear[kind] > 12)
             kind = (kind + 1) % count;
         struct ctx *other = iso_begin_other(), *ctx = bench_begin();
@@ -374,13 +380,13 @@ int main(void)
     TCase *tcase = tcase_create("memory");
     tcase_add_checked_fixture(tcase, iso_up, iso_down);
     tcase_set_timeout(tcase, 240);
-    tcase_add_test(tcase, hogs_are_ended);
-    tcase_add_test(tcase, a_thousand_hogs_leave_nothing);
+    iso_add_heavy(tcase, hogs_are_ended);
+    iso_add_heavy(tcase, a_thousand_hogs_leave_nothing);
     tcase_add_test(tcase, above_half_garbage_goes_at_the_end_of_the_turn);
-    tcase_add_test(tcase, what_is_alive_is_not_collected_again_and_again);
+    iso_add_heavy(tcase, what_is_alive_is_not_collected_again_and_again);
     tcase_add_test(tcase, the_greediest_waiting_coroutine_is_ended);
     tcase_add_test(tcase, a_full_state_refuses_plugin_work_only);
     tcase_add_test(tcase, a_full_state_is_given_up);
-    tcase_add_test(tcase, sizes_that_change_do_not_pile_up);
+    iso_add_heavy(tcase, sizes_that_change_do_not_pile_up);
     return bench_run(&tcase, 1, "isolation_memory");
 }

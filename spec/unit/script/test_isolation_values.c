@@ -516,10 +516,10 @@ int main(void)
     TCase *tcase = tcase_create("values");
     tcase_add_checked_fixture(tcase, iso_up, iso_down);
     tcase_set_timeout(tcase, 240);
-    tcase_add_test(tcase, wrong_results);
-    tcase_add_test(tcase, every_function_of_gw_with_wrong_arguments);
-    tcase_add_test(tcase, every_method_of_ctx_with_wrong_arguments);
-    tcase_add_test(tcase, every_library_function_with_wrong_arguments);
+    iso_add_heavy(tcase, wrong_results);
+    iso_add_heavy(tcase, every_function_of_gw_with_wrong_arguments);
+    iso_add_heavy(tcase, every_method_of_ctx_with_wrong_arguments);
+    iso_add_heavy(tcase, every_library_function_with_wrong_arguments);
     tcase_add_test(tcase, kept_objects);
     tcase_add_test(tcase, waiting_where_it_is_not_allowed);
     tcase_add_test(tcase, waiting_in_metamethods_and_protected_calls);
