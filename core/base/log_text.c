@@ -103,9 +103,17 @@ static int append_flat(struct buf *out, struct slice json)
     int err = buf_append(out, json);
     if (err)
         return err;
+    const uint64_t ones = UINT64_C(0x0101010101010101), tops = ones << 7;
     char *text = out->mem + out->off + out->len - json.len;
     for (size_t i = 0; i < json.len; i++) {
-        if ((unsigned char)text[i] < 0x20)
+        uint64_t v;
+        // Eight bytes without a control byte among them: the usual case.
+        for (; json.len - i >= sizeof v; i += sizeof v) {
+            memcpy(&v, text + i, sizeof v);
+            if ((v - ones * 0x20) & ~v & tops)
+                break;
+        }
+        if (i < json.len && (unsigned char)text[i] < 0x20)
             text[i] = ' ';
     }
     return 0;
