@@ -80,10 +80,10 @@ return {
   -- limits = {
   --   target_bytes = 8192, header_bytes = 32768, header_count = 100, body_bytes = 33554432,
   --   admin_body_bytes = 1048576, bodies_total_bytes = 1073741824, answer_bytes = 67108864,
-  --   -- Of clients; fewer when the limit of descriptors asks for it. Trusted proxies have no cap per
-  --   -- address. The admin listener and the control socket have seats of their own.
+  --   -- Of clients; fewer when the limit of descriptors asks for it. Trusted proxies have no cap
+  --   -- per address. The admin listener and the control socket have seats of their own.
   --   connections = 60000, connections_per_ip = 1000, operator_connections = 64,
-  --   -- New calls are refused at 95 % of it; 0: the control group's limit, else 80 % of the machine.
+  --   -- New calls are refused at 95 % of it; 0: the control group's, else 80 % of the machine's.
   --   memory_bytes = 0,
   --   -- Turns of a worker that take longer all the time are overload: new calls are refused.
   --   queue_delay = 0.1,
@@ -116,5 +116,6 @@ return {
     "admin",
     "proxy",
   },
-  -- lua = { memory_bytes = 268435456, instructions = 5000000, watchdog_ms = 250, stuck_ms = 10000 },
+  -- lua = { memory_bytes = 268435456, instructions = 5000000, watchdog_ms = 250,
+  --   stuck_ms = 10000 },
 }

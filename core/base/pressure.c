@@ -19,10 +19,10 @@
 // While it is high, free heap pages are handed back this often: they count as resident, and without
 // that the size would never fall again.
 #define SAMPLES_PER_GIVE_BACK 8u
-// Below the cap, too, after a crowd has come or gone, but seldom: the workers' allocations wait
-// meanwhile.
-#define SAMPLES_BETWEEN_TRIMS 120u
-#define TRIM_AFTER_BYTES (INT64_C(32) << 20)
+// Below the cap, too, but seldom: the workers' allocations wait meanwhile. What a crowd has left
+// stays resident when it is gone, so the size does not tell when that happened.
+#define SAMPLES_BETWEEN_TRIMS 240u
+#define TRIM_ABOVE_BYTES (INT64_C(16) << 20)
 #define NO_LIMIT (UINT64_C(1) << 60) // what version 1 writes for "none" is larger
 
 struct pressure {
@@ -31,7 +31,7 @@ struct pressure {
     _Atomic bool is_high;
     _Atomic uint64_t resident_bytes, changes;
     uint32_t samples_high, samples_since_trim; // the sampler's
-    int64_t trimmed_bytes;                     // what was resident after the last trim
+    int64_t lowest_bytes;                      // ever resident; 0: not known yet
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -79,8 +79,10 @@ void pressure_sample(struct pressure *pressure)
     if (got < 0)
         return;
     bool was_high = atomic_load_explicit(&pressure->is_high, memory_order_relaxed);
-    bool has_changed = llabs(got - pressure->trimmed_bytes) > TRIM_AFTER_BYTES;
-    bool is_due = ++pressure->samples_since_trim >= SAMPLES_BETWEEN_TRIMS && has_changed;
+    if (pressure->lowest_bytes == 0 || got < pressure->lowest_bytes)
+        pressure->lowest_bytes = got;
+    bool is_due = ++pressure->samples_since_trim >= SAMPLES_BETWEEN_TRIMS &&
+                  got > pressure->lowest_bytes + TRIM_ABOVE_BYTES;
     bool gives_back = was_high ? pressure->samples_high++ % SAMPLES_PER_GIVE_BACK == 0
                                : is_due || is_above(pressure, (uint64_t)got, HIGH_PERCENT);
     if (gives_back && pressure->source.give_back) {
@@ -89,7 +91,6 @@ void pressure_sample(struct pressure *pressure)
         int64_t again = pressure->source.resident_bytes(pressure->source.user);
         got = again < 0 ? got : again;
         pressure->samples_since_trim = 0;
-        pressure->trimmed_bytes = got;
     }
     uint64_t resident = (uint64_t)got;
     atomic_store_explicit(&pressure->resident_bytes, resident, memory_order_relaxed);

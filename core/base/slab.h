@@ -22,3 +22,5 @@ void slab_sweep(struct slab *slab);
 // The living object of a handle, else NULL.
 void *slab_get(const struct slab *slab, struct slab_handle handle);
 size_t slab_count(const struct slab *slab);
+// Memory held for objects: what a crowd took is given back when most of it has gone.
+size_t slab_bytes(const struct slab *slab);

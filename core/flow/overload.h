@@ -29,7 +29,7 @@ struct overload {
     uint64_t slice_ns;  // calls are taken up so long
     uint64_t window_ns; // while shedding: since when idle_ns is counted
     uint64_t idle_ns;
-    uint32_t admitted;  // in this turn
+    uint32_t admitted; // in this turn
     bool is_shedding;
     uint64_t turn_refused, refused; // in this turn; since it began to shed
 };

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +25,7 @@
 #define REFUSALS_PER_PAUSE 64
 #define PAUSE_MS 100
 #define BACKLOG 4096
+#define UNSENT_BYTES (128 << 10)
 
 struct listener {
     uv_poll_t poll;
@@ -67,7 +70,7 @@ static int bind_one(const struct addrinfo *address, bool reuse_port, const char 
     else if (bind(fd, address->ai_addr, address->ai_addrlen) != 0)
         err =
             fail(error, error_size, errno == EADDRINUSE ? GW_EBUSY : GW_EIO, "cannot bind", where);
-    else if (listen(fd, BACKLOG) != 0)
+    else if (!reuse_port && listen(fd, BACKLOG) != 0) // else listener_open does
         err = fail(error, error_size, errno == EADDRINUSE ? GW_EBUSY : GW_EIO, "cannot listen on",
                    where);
     if (err)
@@ -275,9 +278,16 @@ int listener_open(struct loop *loop, int fd, bool is_unix, uint32_t tag,
     listener->reserve_fd = open_reserve();
     listener->tag = tag;
     listener->is_unix = is_unix;
+    // What the kernel takes for a client ahead of what can be on its way; connections inherit it.
+    // Without it a thousand slow readers fill all memory that the machine has for TCP.
+    int unsent = UNSENT_BYTES;
+    if (!is_unix)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
     loop_timer_init(loop, &listener->pause, on_pause_over);
-    if (uv_poll_start(&listener->poll, UV_READABLE, on_readable) != 0) {
-        listener_close(listener);
+    // Further sockets of a port listen only now: the kernel shares out connections from that
+    // moment.
+    if (listen(fd, BACKLOG) != 0 || uv_poll_start(&listener->poll, UV_READABLE, on_readable) != 0) {
+        listener_leave(listener);
         return GW_EIO;
     }
     *out = listener;

@@ -10,7 +10,9 @@ struct listener;
 
 // Makes a bound, listening, non-blocking socket: before the workers start, so that errors
 // ("address in use") stop the process with a message. host is a numeric address or a name; port 0
-// chooses one (*bound_port). Gives the descriptor in *fd.
+// chooses one (*bound_port). Gives the descriptor in *fd. With reuse_port it does not listen before
+// listener_open: other sockets of the port may serve, and the kernel would give this one its share
+// of the connections although nobody accepts them yet, or ever, should the start fail.
 GW_MUSTCHECK int listener_bind_tcp(const char *host, uint16_t port, bool reuse_port, int *fd,
                                    uint16_t *bound_port, char *error, size_t error_size);
 // Removes a stale socket file (nobody answers), refuses a living one with GW_EBUSY.

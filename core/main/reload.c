@@ -73,6 +73,7 @@ static void run(struct pool_job *pool_job)
         process->set = set;
         set = old;
     }
+    size_t plugins = plugin_set_count(process->set); // now: the next reload may free this set
     job->is_followed = process->wants_reload && !process->upgrade.is_handed_over;
     process->is_reloading = job->is_followed;
     process->wants_reload = false;
@@ -85,7 +86,7 @@ static void run(struct pool_job *pool_job)
     if (job->err)
         log_event(LOG_ERROR, "reload_failed", LOG_SLICE("problems", problems));
     else
-        log_event(LOG_INFO, "reloaded", LOG_INT("plugins", plugin_set_count(process->set)),
+        log_event(LOG_INFO, "reloaded", LOG_INT("plugins", plugins),
                   LOG_SLICE("warnings", problems));
 }
 

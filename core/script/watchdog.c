@@ -129,13 +129,13 @@ static void *watch(void *arg)
     pthread_mutex_lock(&g.mutex);
     while (!g.is_ending) {
         struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until); // a wall clock set back would stop it for so long
         until.tv_nsec += LOOK_MS * 1000000;
         if (until.tv_nsec >= 1000000000) {
             until.tv_nsec -= 1000000000;
             until.tv_sec++;
         }
-        pthread_cond_timedwait(&g.changed, &g.mutex, &until);
+        pthread_cond_clockwait(&g.changed, &g.mutex, CLOCK_MONOTONIC, &until);
         uint64_t now = monotonic_ns(), passed = now - last;
         last = now;
         if (passed > 5 * LOOK_MS * 1000000u) // we did not run, so maybe nobody did

@@ -61,10 +61,9 @@ int applier_open(struct journal *journal, const struct journal_options *options,
     if (err == 0)
         err = open_side(&journal->logs, "logs", options->logs_path, flags, options->logs_mutex,
                         error, error_size);
-    // Rows of many keys go all over the index by key: its pages stay here between batches, and
-    // several changes of one share a write.
-    if (err == 0)
-        err = run(journal->logs.db, "PRAGMA cache_size = -24576");
+    // Both keep the page cache of 8 MiB that db_open sets: with 24 MiB for the index by key, rows
+    // of 20,000 keys cost 1.7 us less (of 26), those of 1,000 keys nothing, and it is 18 MB
+    // resident.
     if (err == 0)
         err = run(journal->logs.db, "PRAGMA wal_autocheckpoint = 4000");
     if (err == 0)

@@ -114,6 +114,8 @@ void store_owner_ended(struct store *store, int64_t owner)
 void store_set_shared(struct store *store, bool is_shared)
 {
     struct lane *lane = &store->lanes[STORE_WRITE];
+    if (!is_shared && atomic_load(&store->is_shared) && store->lock_fd >= 0)
+        store_sign_lock(store); // a successor that did not come up had written its own
     atomic_store(&store->is_shared, is_shared);
     atomic_store(&store->must_look, true);
     if (store->journal)

@@ -109,10 +109,16 @@ int store_take_lock(struct store *store, char *error, size_t error_size)
         store->lock_fd = -1;
         return GW_EBUSY;
     }
+    store_sign_lock(store);
+    return 0;
+}
+
+void store_sign_lock(struct store *store)
+{
+    char text[32];
     int len = snprintf(text, sizeof(text), "pid %ld\n", (long)getpid());
     if (ftruncate(store->lock_fd, 0) != 0 || pwrite(store->lock_fd, text, (size_t)len, 0) != len)
         log_event(LOG_WARN, "lock_file_not_written", LOG_STR("path", store->lock_path));
-    return 0;
 }
 
 void store_drop_lock(struct store *store)

@@ -54,6 +54,7 @@ struct store {
 GW_MUSTCHECK int store_find_paths(struct store *store, const struct conf *conf, char *error,
                                   size_t error_size);
 GW_MUSTCHECK int store_take_lock(struct store *store, char *error, size_t error_size);
+void store_sign_lock(struct store *store); // writes this process's number into the lock file
 void store_drop_lock(struct store *store);
 // Creates or checks and migrates the three files.
 GW_MUSTCHECK int store_prepare_files(struct store *store, char *error, size_t error_size);

@@ -142,6 +142,29 @@ describe('upgrade', () => {
     await until(async () => await logged() === 5, 'five rows');
   });
 
+  test('more workers than before, and the start fails late: no call went to a socket that nobody served', async () => {
+    const plugin = (init) => `return { name = "late", version = "1.0.0", api = 1, about = "Slow.", init = function() ${init} end }\n`;
+    await start({ conf: { workers: 1 }, pluginFiles: { late: plugin('') } });
+    await fake.script('openai-x', { body: dialect.body() });
+    const home = gateway.home, text = readFileSync(home.confFile, 'utf8');
+    const lockFile = path.join(home.dir, 'data/moongate.db.lock');
+    assert.equal(readFileSync(lockFile, 'utf8'), `pid ${serving}\n`);
+    writeFileSync(home.confFile, text.replace('["workers"] = 1', '["workers"] = 8'));
+    home.writePlugin('late', plugin('local t = os.clock() while os.clock() - t < 0.2 do end error("init broke")'));
+    let isOver = false;
+    const load = Promise.all(Array.from({ length: 4 }, async () => {
+      let count = 0;
+      for (; !isOver; count++) assert.equal((await ask('openai-x')).status, 200);
+      return count;
+    }));
+    const answer = await control(gateway, 'upgrade');
+    assert.equal(answer.status, 400, answer.text);
+    assert.match(json(answer).error.message, /init broke|late/);
+    isOver = true;
+    assert.ok((await load).every((count) => count > 0));
+    assert.equal(readFileSync(lockFile, 'utf8'), `pid ${serving}\n`, 'the lock names the one that lives');
+  });
+
   test('SIGTERM while a successor starts ends both, and the caller is told', async () => {
     const home = makeHome();
     const own = path.join(home.dir, 'moongate');

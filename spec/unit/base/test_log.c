@@ -302,6 +302,32 @@ START_TEST(blocked_pipe_blocks_no_caller)
 }
 END_TEST
 
+// Two processes may share a pipe (an upgrade): what is written at once ends with a line.
+START_TEST(a_full_pipe_cuts_no_line)
+{
+    int ends[2];
+    char bytes[4097];
+    ck_assert_int_eq(pipe(ends), 0);
+    ck_assert_int_eq(fcntl(ends[1], F_SETPIPE_SZ, 4096), 4096);
+    ck_assert_int_eq(log_start(ends[1], LOG_INFO), 0);
+    for (int i = 0; i < 300; i++)
+        log_event(LOG_INFO, "shared", LOG_INT("number", i));
+    size_t total = 0, lines = 0;
+    while (lines < 300) { // each read empties the pipe's one page
+        ssize_t got = read(ends[0], bytes, sizeof bytes);
+        ck_assert_int_gt(got, 0);
+        ck_assert_msg(bytes[got - 1] == '\n', "a line is cut after %zu bytes", total + (size_t)got);
+        ck_assert(bytes[0] == '{');
+        for (ssize_t i = 0; i < got; i++)
+            lines += bytes[i] == '\n';
+        total += (size_t)got;
+    }
+    log_stop();
+    close(ends[0]);
+    close(ends[1]);
+}
+END_TEST
+
 START_TEST(byte_bound)
 {
     // Few but long lines: the bytes bound the queue.
@@ -411,6 +437,7 @@ int main(void)
     tcase_add_test(tc, threads_write_in_order);
     tcase_add_test(tc, levels_secrets_and_restart);
     tcase_add_test(tc, blocked_pipe_blocks_no_caller);
+    tcase_add_test(tc, a_full_pipe_cuts_no_line);
     tcase_add_test(tc, byte_bound);
     tcase_add_test(tc, closed_pipe_raises_no_signal);
     tcase_add_test(tc, files_and_reopen);

@@ -7,6 +7,7 @@
 #include <check.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 START_TEST(slice_functions)
 {
@@ -377,6 +378,49 @@ START_TEST(slab_handles)
 }
 END_TEST
 
+START_TEST(slab_gives_back_what_a_crowd_took)
+{
+    enum { CROWD = 5000, STAYS = 3000 };
+    struct slab *slab = slab_new(1000, 100000);
+    static struct slab_handle handles[CROWD], again[CROWD];
+    static unsigned char *objects[CROWD];
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < CROWD; i++) {
+            objects[i] = slab_alloc(slab, &handles[i]);
+            ck_assert_ptr_nonnull(objects[i]);
+            ck_assert_int_eq(objects[i][0] + objects[i][999], 0);
+            memset(objects[i], i % 250 + 1, 1000);
+        }
+        ck_assert_uint_ge(slab_bytes(slab), CROWD * 1000);
+        for (int i = 0; i < CROWD; i++) {
+            if (i != STAYS)
+                slab_free(slab, objects[i]);
+            if (i % 100 == 0)
+                slab_sweep(slab);
+        }
+        slab_sweep(slab);
+        ck_assert_uint_eq(slab_count(slab), 1);
+        ck_assert_uint_le(slab_bytes(slab), 1024 * 1100);
+        ck_assert_ptr_eq(slab_get(slab, handles[STAYS]), objects[STAYS]);
+        ck_assert_int_eq(objects[STAYS][999], STAYS % 250 + 1);
+        for (int i = 0; i < CROWD; i++)
+            ck_assert(i == STAYS || slab_get(slab, handles[i]) == NULL);
+        // One by one it stays small.
+        for (int i = 0; i < CROWD; i++) {
+            void *one = slab_alloc(slab, &again[i]);
+            ck_assert_ptr_eq(slab_get(slab, again[i]), one);
+            ck_assert(i == STAYS || slab_get(slab, handles[i]) == NULL);
+            slab_free(slab, one);
+            slab_sweep(slab);
+        }
+        ck_assert_uint_le(slab_bytes(slab), 1024 * 1100);
+        slab_free(slab, objects[STAYS]);
+        slab_sweep(slab);
+    }
+    slab_destroy(slab);
+}
+END_TEST
+
 START_TEST(slab_aborts_on_double_free)
 {
     struct slab *slab = slab_new(8, 4);
@@ -407,6 +451,7 @@ int main(void)
     tcase_add_test(tc, buf_cap);
     tcase_add_test(tc, buf_queue_model);
     tcase_add_test(tc, slab_handles);
+    tcase_add_test(tc, slab_gives_back_what_a_crowd_took);
     suite_add_tcase(suite, tc);
     // The requirement that fails must end a process: that one test forks.
     TCase *fatal = tcase_create("fatal");

@@ -78,6 +78,33 @@ START_TEST(free_pages_are_given_back_first)
 }
 END_TEST
 
+START_TEST(what_a_crowd_left_is_given_back_below_the_cap)
+{
+    struct reading reading = {20 * (int64_t)MIB, -1, 0};
+    const struct pressure_source source = {resident_bytes, give_back, &reading};
+    struct pressure *pressure;
+    ck_assert_int_eq(pressure_new(100000 * (uint64_t)MIB, &source, &pressure), 0);
+    for (int i = 0; i < 1000; i++)
+        pressure_sample(pressure);
+    ck_assert_int_eq(reading.gives, 0); // small: nothing to give
+    // It comes, and is trimmed in vain; it goes, and the size says nothing of that.
+    reading.resident = 200 * (int64_t)MIB;
+    for (int i = 0; i < 480; i++)
+        pressure_sample(pressure);
+    ck_assert_int_ge(reading.gives, 1);
+    ck_assert_int_le(reading.gives, 3);
+    reading.after_give_back = 24 * (int64_t)MIB;
+    for (int i = 0; i < 240; i++)
+        pressure_sample(pressure);
+    ck_assert_int_eq(reading.resident, 24 * (int64_t)MIB);
+    int gives = reading.gives;
+    for (int i = 0; i < 1000; i++)
+        pressure_sample(pressure);
+    ck_assert_int_eq(reading.gives, gives);
+    pressure_free(pressure);
+}
+END_TEST
+
 START_TEST(without_a_cap_it_is_never_high)
 {
     struct reading reading = {INT64_C(1) << 40, -1, 0};
@@ -198,6 +225,7 @@ int main(void)
     tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, levels_with_hysteresis);
     tcase_add_test(tcase, free_pages_are_given_back_first);
+    tcase_add_test(tcase, what_a_crowd_left_is_given_back_below_the_cap);
     tcase_add_test(tcase, without_a_cap_it_is_never_high);
     tcase_add_test(tcase, the_thread_samples);
     tcase_add_test(tcase, control_groups_of_version_2);

@@ -74,6 +74,27 @@ START_TEST(a_standing_queue_is)
 }
 END_TEST
 
+// Small bursts after an overload: a part of each would be refused for ever, at a tenth of the load.
+START_TEST(bursts_do_not_keep_it_up)
+{
+    struct overload it;
+    uint64_t now = 1000 * MS, waited = 0, busy = 100 * MS;
+    overload_init(&it, 100);
+    while (!it.is_shedding)
+        (void)overload_turn(&it, now += 100 * MS, 100 * MS, 0);
+    for (int burst = 0; burst < 100 && it.is_shedding; burst++) {
+        uint64_t start = now;
+        (void)overload_turn(&it, now, busy, waited);
+        for (int i = 0; i < 80; i++)
+            now += overload_admit(&it, now) ? 100 * US : 8 * US;
+        busy = now - start;
+        waited = 90 * MS - busy;
+        now = start + 90 * MS;
+    }
+    ck_assert(!it.is_shedding);
+}
+END_TEST
+
 // When there are so many that only refusing them fills the turns, serving keeps a share.
 START_TEST(refusing_is_not_all_it_does)
 {
@@ -546,6 +567,7 @@ int main(void)
         a_burst_is_no_overload,
         a_standing_queue_is,
         refusing_is_not_all_it_does,
+        bursts_do_not_keep_it_up,
         zero_switches_it_off,
         goodput_and_fast_refusals,
         descriptors_are_shared_out,

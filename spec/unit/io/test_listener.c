@@ -99,6 +99,31 @@ START_TEST(binding)
 }
 END_TEST
 
+// A process that starts beside one that serves (an upgrade with more workers) takes no connection
+// before it can: should it fail, they would be lost.
+START_TEST(a_further_socket_gets_nothing_before_it_is_served)
+{
+    struct rig *rig = rig_new(RIG_ECHO);
+    struct listener *listener = NULL;
+    uint16_t port, same;
+    int first = bind_any(&port), second = -1;
+    ck_assert_int_eq(listener_open(rig->loop, first, false, 0, rig->server, &listener), 0);
+    ck_assert_int_eq(listener_bind_tcp("127.0.0.1", port, true, &second, &same, why, sizeof why),
+                     0);
+    struct pollfd waits = {.fd = second, .events = POLLIN};
+    for (int i = 0; i < 64; i++) {
+        int fd = dial(port);
+        rig_turn(rig);
+        ck_assert_msg(poll(&waits, 1, 0) == 0 || !(waits.revents & POLLIN), "connection %d", i);
+        close(fd);
+    }
+    close(second);
+    listener_close(listener);
+    rig_turn(rig);
+    rig_free(rig);
+}
+END_TEST
+
 START_TEST(serving_over_tcp)
 {
     struct rig *rig = rig_new(RIG_ECHO);
@@ -354,6 +379,7 @@ int main(void)
     TCase *tcase = tcase_create("listener");
     tcase_set_timeout(tcase, 120);
     tcase_add_test(tcase, binding);
+    tcase_add_test(tcase, a_further_socket_gets_nothing_before_it_is_served);
     tcase_add_test(tcase, serving_over_tcp);
     tcase_add_test(tcase, disconnect_and_reset);
     tcase_add_test(tcase, closing_serves_what_is_queued);
