@@ -371,7 +371,7 @@ static uint64_t phase_deadline(const struct fetch *fetch, uint32_t *limit_ms, co
         *name = "first byte";
         break;
     case FETCH_BODY:
-        *limit_ms = fetch->is_paused ? 0 : fetch->timers.idle_ms;
+        *limit_ms = fetch->is_paused || fetch->is_upload_waiting ? 0 : fetch->timers.idle_ms;
         *name = "idle";
         break;
     case FETCH_OVER: break;
@@ -479,9 +479,10 @@ int fetch_on_request(struct fetch *fetch, const char *peer_ip, bool is_reused)
 void fetch_on_sent(struct fetch *fetch, size_t len)
 {
     fetch->body_sent += len;
+    if (fetch->phase == FETCH_SEND || fetch->phase == FETCH_BODY)
+        fetch->phase_ms = loop_now_ms(fetch->fetcher->loop);
     if (fetch->phase != FETCH_SEND)
         return;
-    fetch->phase_ms = loop_now_ms(fetch->fetcher->loop);
     if (len == 0 || (fetch->body_length >= 0 && fetch->body_sent == (uint64_t)fetch->body_length))
         enter_phase(fetch, FETCH_WAIT);
 }
@@ -610,8 +611,8 @@ static void wake_upload(struct fetch *fetch)
     if (!fetch->is_upload_waiting)
         return;
     fetch->is_upload_waiting = false;
-    if (fetch->phase == FETCH_SEND)
-        enter_phase(fetch, FETCH_SEND);
+    if (fetch->phase == FETCH_SEND || fetch->phase == FETCH_BODY)
+        enter_phase(fetch, fetch->phase);
     queue_resume(fetch);
 }
 

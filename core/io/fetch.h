@@ -11,7 +11,7 @@
 // on_done waits for fetch_write_end or fetch_cancel.
 //
 // Nothing is ever sent twice: a reused connection that closes unanswered is GW_ERESET with
-// is_reused and sent_any; whether to try again is the caller's decision.
+// is_reused, and sent_any says whether a byte had gone out; to try again is the caller's decision.
 //
 // Back-pressure: on_body answers FETCH_PAUSE when it did not consume the chunk; the same bytes come
 // again after fetch_resume (asked at any time outside callbacks; it takes effect at end of turn).
@@ -33,7 +33,9 @@ struct fetch_timers {    // milliseconds; 0 = none
     uint32_t connect_ms; // name look-up and TCP
     uint32_t tls_ms;
     uint32_t first_byte_ms; // from the request's last byte to the final status line
-    uint32_t idle_ms;       // between two reads of the body (not counted while paused)
+    // Between two reads of the body, or writes of the request's; not counted while paused, nor
+    // while a streamed body waits for its writer.
+    uint32_t idle_ms;
     uint32_t total_ms;
 };
 
@@ -67,7 +69,7 @@ enum fetch_verdict { FETCH_CONSUMED, FETCH_PAUSE };
 
 struct fetch_info { // for on_done; times in ms, 0 when it never happened
     bool is_reused; // an idle connection was used
-    bool sent_any;  // the request was begun to be written: the upstream may have seen it
+    bool sent_any;  // a byte of the request may have gone out: the upstream may have seen it
     bool got_head;
     // How long each phase took; first_byte from the request's last byte, total from fetch_start.
     uint32_t lookup_ms, connect_ms, tls_ms, first_byte_ms, total_ms;

@@ -86,7 +86,8 @@ static void *on_realloc(void *memory, size_t size, const char *file, int line)
 
 void tls_memory_init(void)
 {
-#ifndef MOONGATE_ASAN
+// The sanitizers watch OpenSSL by its calls of malloc.
+#if !defined(MOONGATE_ASAN) && !defined(MOONGATE_TSAN)
     if (region != NULL)
         return;
     void *fresh = mmap(NULL, SLOTS * SLOT_SIZE, PROT_READ | PROT_WRITE,

@@ -21,7 +21,7 @@ enum fetch_phase {
     FETCH_SEND, // the request's body is not yet out
     FETCH_WAIT, // for the final status line
     FETCH_BODY,
-    FETCH_OVER, // on_done was called or it was cancelled
+    FETCH_OVER, // answered while the caller still writes, on_done was called, or it was cancelled
 };
 
 struct fetch_address {

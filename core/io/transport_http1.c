@@ -70,6 +70,7 @@ static void judge(struct h1_conn *conn)
         // The caller of an open body writes on until it has been told to stop.
         if (fetch->is_streamed && !fetch->is_ended) {
             conn->phase = H1_ENDING;
+            fetch->phase = FETCH_OVER; // the upstream has no more to do in time
             drop_upload(conn);
         } else {
             fetch_on_finished(fetch, 0, NULL);
@@ -114,7 +115,9 @@ static void read_answer(struct h1_conn *conn)
     struct fetch *fetch = conn->fetch;
     size_t len;
     bool is_drained = false;
-    for (size_t total = 0; total < H1_READ_QUOTA && !is_drained; total += len) {
+    // An end that TLS knows of already would not make the socket readable again.
+    for (size_t total = 0; (total < H1_READ_QUOTA && !is_drained) || h1_tls_is_over(conn);
+         total += len) {
         enum h1_read read =
             conn->tls ? h1_tls_read(conn, &len, &is_drained) : read_plain(conn, &len, &is_drained);
         if (read == H1_READ_NOTHING)
@@ -139,6 +142,7 @@ static void begin_request(struct h1_conn *conn)
     struct fetch *fetch = conn->fetch;
     conn->phase = H1_BUSY;
     conn->bytes_sent = 0;
+    conn->has_sent = false;
     h1_answer_start(&conn->answer, strcmp(fetch->method, "HEAD") == 0, fetch->head.max_bytes,
                     on_line, conn);
     int err = fetch_on_request(fetch, conn->peer_ip, conn->is_reused);
@@ -193,8 +197,10 @@ static void on_shaking(struct h1_conn *conn)
     bool is_drained;
     enum h1_read read = h1_tls_read(conn, &len, &is_drained);
     const char *why = tls_pipe_error(conn->tls);
-    if (read == H1_READ_NOTHING)
+    if (read == H1_READ_NOTHING) {
+        h1_conn_update(conn); // what waited to be sent may be out
         return;
+    }
     if (read == H1_READ_BYTES && *why == '\0' && len == 0 && !tls_pipe_is_closed(conn->tls)) {
         if (tls_pipe_is_established(conn->tls)) {
             begin_request(conn); // the handshake's last bytes go with it
@@ -334,10 +340,11 @@ static void h1_stop(void *self, struct fetch *fetch)
     (void)self;
     fetch->transfer = NULL;
     fetch->info.bytes_sent = conn->bytes_sent;
+    fetch->info.sent_any &= conn->has_sent;
     bool is_over = !fetch->is_dead; // else it was cancelled, whatever has been read
     if (is_over && conn->phase == H1_BUSY && conn->answer.state == H1_ANSWER_DONE &&
         conn->answer.may_keep && conn->kept.len == 0 && conn->out.len == 0 && conn->is_body_out &&
-        !conn->is_write_broken)
+        !conn->is_write_broken && !h1_tls_is_over(conn))
         h1_conn_pool(conn);
     else
         h1_conn_close(conn);
@@ -366,7 +373,9 @@ static void h1_resume(void *self, struct fetch *fetch)
         buf_init(&conn->kept, 0);
         bool goes_on = deliver(conn, buf_slice(&kept));
         buf_free(&kept);
-        if (!goes_on && (conn->fetch != fetch || fetch->is_dead))
+        if (goes_on && h1_tls_is_over(conn))
+            read_answer(conn);
+        if (conn->fetch != fetch || fetch->is_dead)
             return;
     }
     h1_conn_update(conn);

@@ -74,6 +74,7 @@ struct h1_conn {
     int fd, mask;
     enum h1_phase phase;
     bool is_reused, is_write_broken, is_body_out;
+    bool has_sent; // a byte of the request, or of a handshake's rest before it
     uint8_t idle_reads;
     uint8_t address;   // of fetch->addresses, the one being tried
     int dial_errno;    // of the one before
@@ -109,8 +110,9 @@ GW_MUSTCHECK int h1_tls_context(struct h1_origin *origin, struct fetch *fetch);
 GW_MUSTCHECK int h1_tls_begin(struct h1_conn *conn); // TCP is there
 // Plaintext goes to transport->bytes. *is_drained: the socket had no more.
 enum h1_read h1_tls_read(struct h1_conn *conn, size_t *len, bool *is_drained);
-bool h1_tls_is_quiet(struct h1_conn *conn); // what came while idle was nothing but tickets
-void h1_tls_end(struct h1_conn *conn);      // says goodbye when that is possible
+bool h1_tls_is_over(const struct h1_conn *conn); // h1_tls_read has an end to tell
+bool h1_tls_is_quiet(struct h1_conn *conn);      // what came while idle was nothing but tickets
+void h1_tls_end(struct h1_conn *conn);           // says goodbye when that is possible
 
 // transport_http1_send.c
 void h1_flush(struct h1_conn *conn);                     // sends conn->out, once

@@ -36,6 +36,7 @@ static int on_headers_complete(llhttp_t *llhttp)
     bool has_framing =
         (llhttp->flags & (F_CHUNKED | F_TRANSFER_ENCODING)) || llhttp->content_length > 0;
     llhttp->upgrade = 0;
+    answer->has_said_close |= (llhttp->flags & F_CONNECTION_CLOSE) != 0;
     if (status < 200)
         return 0;
     if (answer->is_head_request)
@@ -43,7 +44,7 @@ static int on_headers_complete(llhttp_t *llhttp)
     answer->is_until_close = llhttp_message_needs_eof(llhttp);
     // What another reader could frame in another way is not followed by a second answer.
     answer->may_keep = llhttp->http_major == 1 && llhttp->http_minor == 1 &&
-                       !(llhttp->flags & F_CONNECTION_CLOSE) && !answer->is_until_close &&
+                       !answer->has_said_close && !answer->is_until_close &&
                        !(status == 204 && has_framing);
     return answer->is_head_request ? 1 : 0;
 }
@@ -105,12 +106,17 @@ static const llhttp_settings_t settings = {
     .on_message_complete = on_message_complete,
 };
 
+static void start_message(struct h1_answer *answer)
+{
+    llhttp_init(&answer->llhttp, HTTP_RESPONSE, &settings);
+    answer->llhttp.data = answer;
+}
+
 void h1_answer_start(struct h1_answer *answer, bool is_head_request, uint32_t max_bytes,
                      int (*on_line)(void *user, struct slice line), void *user)
 {
     memset(answer, 0, sizeof *answer);
-    llhttp_init(&answer->llhttp, HTTP_RESPONSE, &settings);
-    answer->llhttp.data = answer;
+    start_message(answer);
     answer->on_line = on_line;
     answer->user = user;
     answer->is_head_request = is_head_request;
@@ -153,7 +159,7 @@ static void read_line(struct h1_answer *answer, struct slice line)
         if (!is_complete)
             fail(answer, GW_EPROTO, "malformed informational answer");
         else
-            llhttp_resume(&answer->llhttp);
+            start_message(answer); // one that said `close` would end the parser's work
     } else if (line.len == 2) {
         answer->state = is_complete ? H1_ANSWER_DONE : H1_ANSWER_BODY;
         buf_free(&answer->carry);

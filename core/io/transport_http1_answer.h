@@ -30,6 +30,7 @@ struct h1_answer {
     uint32_t extension_bytes, extension_total, trailer_bytes, max_bytes;
     enum h1_answer_state state;
     bool is_head_request, is_until_close, may_keep;
+    bool has_said_close; // in any of its heads
     int err;
     const char *why; // NULL: on_line has said it
 };

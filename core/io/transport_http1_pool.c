@@ -119,9 +119,9 @@ void h1_conn_close(struct h1_conn *conn)
         free(conn);
         return;
     }
-    uv_poll_stop(&conn->poll);
-    close(conn->fd);
+    // Takes the descriptor out of epoll now: closed first, its number could be another thread's.
     uv_close((uv_handle_t *)&conn->poll, on_poll_closed);
+    close(conn->fd);
 }
 
 static int new_socket(struct h1_transport *transport, int family)
@@ -257,10 +257,15 @@ void h1_on_attempts(struct loop_timer *timer)
             continue; // the sweep of this turn has it
         conn->dial_errno = ETIMEDOUT;
         conn->address++;
-        if (h1_conn_dial(conn) != 0)
+        if (h1_conn_dial(conn) != 0) {
             fetch_on_finished(conn->fetch, conn->fetch->err, NULL);
-        else
-            h1_conn_update(conn);
+            continue;
+        }
+        if (conn->phase == H1_READY) {
+            list_push_back(&transport->due, &conn->place);
+            fetcher_wake(transport->fetcher);
+        }
+        h1_conn_update(conn);
     }
 }
 

@@ -63,6 +63,15 @@ static int put_headers(struct buf *buf, const struct fetch *fetch)
     return err;
 }
 
+// At least as much as put_head writes.
+static size_t head_size(const struct fetch *fetch)
+{
+    size_t size = 256 + fetch->url.host.len + fetch->url.path.len + fetch->url.query.len;
+    for (size_t i = 0; i < fetch->header_count; i++)
+        size += fetch->headers[i].name.len + fetch->headers[i].value.len + 4;
+    return size;
+}
+
 static int put_head(struct buf *buf, const struct fetch *fetch)
 {
     int err = buf_append_str(buf, fetch->method);
@@ -160,6 +169,7 @@ static ssize_t send_pieces(struct h1_conn *conn, struct iovec *pieces, size_t co
     // An answer may have come before the upstream closed: reading decides.
     if (sent < 0 && errno != EAGAIN && errno != EWOULDBLOCK)
         conn->is_write_broken = true;
+    conn->has_sent |= sent > 0 && conn->phase == H1_BUSY;
     return sent;
 }
 
@@ -289,15 +299,17 @@ int h1_request_begin(struct h1_conn *conn)
     struct fetch *fetch = conn->fetch;
     struct buf *head = &conn->transport->head;
     buf_clear(head);
+    // Grown now, while nothing is in it: what is left behind by growing is not wiped.
+    if (buf_room(head, head_size(fetch) + CHUNK_BYTES + 64) == NULL)
+        return GW_ENOMEM;
     int err = put_head(head, fetch);
     if (err == 0 && conn->tls != NULL && !fetch->is_streamed)
         err = join_body(fetch, head);
-    if (err)
-        return err;
+    size_t len = head->len;
     conn->is_body_out = !fetch->has_body || is_body_sent(fetch);
-    struct slice bytes = buf_slice(head);
-    err = conn->tls ? send_sealed(conn, bytes) : send_plain(conn, bytes);
-    explicit_bzero(head->mem, bytes.len); // credentials; off is 0
+    if (err == 0)
+        err = conn->tls ? send_sealed(conn, buf_slice(head)) : send_plain(conn, buf_slice(head));
+    explicit_bzero(head->mem, len); // credentials; off is 0
     return err;
 }
 

@@ -84,6 +84,12 @@ enum h1_read h1_tls_read(struct h1_conn *conn, size_t *len, bool *is_drained)
     return H1_READ_BYTES;
 }
 
+bool h1_tls_is_over(const struct h1_conn *conn)
+{
+    return conn->tls != NULL &&
+           (tls_pipe_is_closed(conn->tls) || tls_pipe_error(conn->tls)[0] != '\0');
+}
+
 bool h1_tls_is_quiet(struct h1_conn *conn)
 {
     size_t len;

@@ -12,7 +12,7 @@ import * as bodies from './kit/bodies.mjs';
 
 const { chat } = bodies.dialects;
 const MiB = 1 << 20;
-const isSanitized = Boolean(process.env.ASAN_OPTIONS || process.env.TSAN_OPTIONS);
+const isSanitized = Boolean(process.env.MOONGATE_NO_GUARD);
 let fake;
 before(async () => { fake = await startFake(); });
 after(() => stopAll(fake));

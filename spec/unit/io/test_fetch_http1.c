@@ -89,7 +89,29 @@ static const struct {
     {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "200 transfer-encoding=chunked;+",
      true},
     {"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\n", "204 content-length=2;.", false},
+    {"HTTP/1.1 304 Same\r\nTransfer-Encoding: chunked\r\n\r\n", "304 transfer-encoding=chunked;+",
+     false},
+    {"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", "204 transfer-encoding=chunked;.",
+     false},
+    {"HTTP/1.1 100 C\r\nContent-Length: 3\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+     "200 content-length=0;+", false},
+    {"HTTP/1.1 103 E\r\nTransfer-Encoding: chunked\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n"
+     "\r\n",
+     "200 content-length=0;+", false},
+    {"HTTP/1.1 103 E\r\nConnection: close\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+     "200 content-length=2;ok.", false},
+    {"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "200 content-length=2;+",
+     true},
+    {"HTTP/1.1 200 OK\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nok",
+     "200 connection=upgrade;upgrade=h2c;content-length=2;ok+", false},
     // refused, whatever came before
+    {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", "!-15", false},
+    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", "!-15",
+     false},
+    {"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok", "!-15", false},
+    {"HTTP/1.1 200 OK\r\nA: b\rContent-Length: 2\r\n\r\nok", "!-15", false},
+    {"HTTP/1.1 101 Switching\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "!-15", false},
+    {"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "!-15", false},
     {"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", "!-15", false},
     {"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok", "!-15", false},
     {"HTTP/1.1 200 OK\r\nContent-Length: 2 \x0b\r\n\r\nok", "!-15", false},
@@ -433,6 +455,95 @@ START_TEST(one_turn_reads_no_more_than_its_share)
 }
 END_TEST
 
+START_TEST(early_answer_outlives_the_idle_timer)
+{
+    // The answer is whole; how long the caller goes on writing is its own affair.
+    struct result result;
+    struct fetch_request request = kit_post("/", NULL, 0);
+    request.is_streamed = true;
+    request.body_length = -1;
+    request.timers.idle_ms = 1000;
+    kit_start(&result, &request);
+    struct peer *peer = kit_accept();
+    KIT_UNTIL(kit_take(peer) && peer->len > 0);
+    kit_say(peer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    KIT_UNTIL(result.body.len == 2);
+    kit_skip_ms(5000);
+    kit_turns(3);
+    ck_assert_int_eq(result.dones, 0);
+    ck_assert_int_eq(fetch_write(result.fetch, SLICE_LIT("late")), 0);
+    fetch_write_end(result.fetch);
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, 0);
+    kit_end(&result);
+    kit_close(peer);
+}
+END_TEST
+
+START_TEST(early_head_of_a_slow_upload)
+{
+    // The head comes first, the client takes its time: an upstream that waits for it is not idle.
+    struct result result;
+    struct fetch_request request = kit_post("/", NULL, 0);
+    request.is_streamed = true;
+    request.body_length = -1;
+    request.timers.idle_ms = 1000;
+    kit_start(&result, &request);
+    struct peer *peer = kit_accept();
+    KIT_UNTIL(kit_take(peer) && peer->len > 0);
+    kit_say(peer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n");
+    KIT_UNTIL(result.heads);
+    for (int i = 0; i < 5; i++) {
+        kit_skip_ms(i % 2 ? 700 : 3000);
+        kit_turns(3);
+        ck_assert_int_eq(result.dones, 0);
+        ck_assert_int_eq(fetch_write(result.fetch, SLICE_LIT("more")), 0);
+        kit_turns(3);
+    }
+    fetch_write_end(result.fetch);
+    kit_turns(3);
+    kit_skip_ms(700);
+    kit_turns(3);
+    ck_assert_int_eq(result.dones, 0);
+    kit_skip_ms(400); // now it is
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, GW_ETIMEOUT);
+    kit_close(peer);
+}
+END_TEST
+
+static struct {
+    struct loop_task task;
+    struct peer *peer;
+    struct result result;
+    struct fetch_request request;
+} unseen;
+
+static void reset_and_start(struct loop_task *task)
+{
+    (void)task;
+    kit_reset(unseen.peer);
+    kit_start(&unseen.result, &unseen.request);
+}
+
+START_TEST(nothing_sent_is_told)
+{
+    // Reset after the loop last looked and before the first byte: the upstream saw nothing.
+    unseen.peer = kit_warm();
+    kit_exchange(unseen.peer);
+    struct slice body = SLICE_LIT("pay");
+    unseen.request = kit_post("/pay", &body, 1);
+    loop_task_init(&unseen.task, reset_and_start);
+    loop_defer(kit_loop, &unseen.task);
+    KIT_UNTIL(unseen.result.dones);
+    ck_assert_int_eq(unseen.result.err, GW_ERESET);
+    ck_assert(unseen.result.info.is_reused);
+    ck_assert_uint_eq(unseen.result.info.bytes_sent, 0);
+    ck_assert(!unseen.result.info.sent_any);
+    kit_close(unseen.peer);
+}
+END_TEST
+
 static void add_tests(TCase *tcase)
 {
     tcase_add_loop_test(tcase, every_split_reads_the_same, 0,
@@ -447,6 +558,9 @@ static void add_tests(TCase *tcase)
     tcase_add_test(tcase, early_answer_to_a_body_that_is_not_read);
     tcase_add_test(tcase, idle_connections_close_after_a_minute);
     tcase_add_test(tcase, one_turn_reads_no_more_than_its_share);
+    tcase_add_test(tcase, early_answer_outlives_the_idle_timer);
+    tcase_add_test(tcase, early_head_of_a_slow_upload);
+    tcase_add_test(tcase, nothing_sent_is_told);
 }
 
 int main(void)

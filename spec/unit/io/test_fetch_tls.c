@@ -501,6 +501,52 @@ START_TEST(test_tls_tickets_while_idle)
 }
 END_TEST
 
+START_TEST(test_tls_goodbye_while_paused)
+{
+    // The goodbye came with the last bytes, and the socket says nothing more: it is remembered.
+    if (kit_over_curl)
+        return;
+    struct fetch_request request = tls_request(kit_get("/"));
+    struct result result;
+    kit_start(&result, &request);
+    struct tls_peer tls =
+        tls_serve(tls_context(TLS1_2_VERSION, _i ? TLS1_3_VERSION : TLS1_2_VERSION));
+    KIT_UNTIL(tls_has_request(tls.ssl, tls.peer));
+    result.pauses = 2;
+    ck_assert_int_eq(SSL_write(tls.ssl, "HTTP/1.1 200 OK\r\n\r\nall", 22), 22);
+    SSL_shutdown(tls.ssl);
+    for (int round = 0; round < 2; round++) {
+        KIT_UNTIL(result.is_paused);
+        result.is_paused = false;
+        fetch_resume(result.fetch);
+    }
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, 0);
+    ck_assert(kit_body_is(&result, "all"));
+    kit_end(&result);
+    tls_end(&tls);
+}
+END_TEST
+
+START_TEST(test_tls_goodbye_after_answer)
+{
+    // Behind a complete answer: it stands, and nobody is given this connection any more.
+    if (kit_over_curl)
+        return;
+    struct fetch_request request = tls_request(kit_get("/"));
+    struct result result;
+    kit_start(&result, &request);
+    struct tls_peer tls = tls_serve(tls_context(TLS1_3_VERSION, TLS1_3_VERSION));
+    KIT_UNTIL(tls_has_request(tls.ssl, tls.peer));
+    ck_assert_int_eq(SSL_write(tls.ssl, "HTTP/1.1 204 No\r\n\r\n", 19), 19);
+    SSL_shutdown(tls.ssl);
+    KIT_UNTIL(result.dones);
+    ck_assert_int_eq(result.err, 0);
+    ck_assert_uint_eq(fetcher_counters(kit_fetcher)->idle_connections, 0);
+    tls_end(&tls);
+}
+END_TEST
+
 static void add_tests(TCase *tcase)
 {
     tcase_add_loop_test(tcase, test_tls, 0, 6);
@@ -513,6 +559,8 @@ static void add_tests(TCase *tcase)
     tcase_add_test(tcase, test_tls_wrong_alpn);
     tcase_add_test(tcase, test_tls_expired);
     tcase_add_test(tcase, test_tls_tickets_while_idle);
+    tcase_add_loop_test(tcase, test_tls_goodbye_while_paused, 0, 2);
+    tcase_add_test(tcase, test_tls_goodbye_after_answer);
 }
 
 int main(void)

@@ -412,6 +412,39 @@ START_TEST(back_pressure)
 }
 END_TEST
 
+START_TEST(a_slow_reader_holds_little)
+{
+    // An upstream that always has its 64 KiB ready, a client that reads little by little: all that
+    // is held for it, with one such piece waiting at the fetch, is at most 256 + 64 KiB (and a
+    // record's own bytes).
+    enum { PIECE = 64 * 1024, MOST = (256 + 64 + 1) * 1024 };
+    static char piece[PIECE], bytes[3000];
+    struct rig *rig = rig_new(RIG_MANUAL);
+    int fd = rig_connect(rig);
+    rig_send_text(rig, fd, GET);
+    struct http1_stream *stream = rig->streams[0].stream;
+    ck_assert_int_eq(http1_respond_head(stream, 200, NULL, 0, -1), 0);
+    struct http1_conn *conn = stream->conn;
+    size_t written = 0, peak = 0;
+    for (int i = 0; i < 4000; i++) {
+        if (!conn->was_above_high) {
+            ck_assert_int_eq(http1_write(stream, slice_of(piece, PIECE)), 0);
+            written += PIECE;
+        } else {
+            (void)!recv(fd, bytes, sizeof bytes, 0);
+        }
+        rig_turn(rig);
+        size_t held = conn->out.capacity + conn->sealed.capacity;
+        peak = held > peak ? held : peak;
+    }
+    ck_assert_uint_gt(written, 4u << 20); // the kernel takes the first megabytes
+    ck_assert_uint_gt(peak, PIECE);
+    ck_assert_msg(peak + PIECE <= MOST, "%zu bytes are held", peak + PIECE);
+    hang_up(rig, fd);
+    rig_free(rig);
+}
+END_TEST
+
 START_TEST(ended_behind_a_blocked_queue)
 {
     struct rig *rig = rig_new(RIG_MANUAL);
@@ -1054,6 +1087,7 @@ static TCase *make_case(const char *name)
     tcase_add_test(tcase, too_large_body_lingers);
     tcase_add_test(tcase, limit_within_is_let_pass);
     tcase_add_test(tcase, back_pressure);
+    tcase_add_test(tcase, a_slow_reader_holds_little);
     tcase_add_test(tcase, ended_behind_a_blocked_queue);
     tcase_add_test(tcase, paused_bodies);
     tcase_add_test(tcase, disconnects);
