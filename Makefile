@@ -4,7 +4,7 @@ SHELL := /bin/bash
 DEPS ?= yes
 STAGES ?=
 
-.PHONY: build run test check lint format bench upgrade-proof fuzz asan tsan clean deps
+.PHONY: build run test check lint format bench stress soak upgrade-proof fuzz asan tsan clean deps
 .DEFAULT_GOAL := build
 
 build: ## the gateway: build/moongate
@@ -38,6 +38,16 @@ upgrade-proof: ## 50 upgrades and 1,000 reloads under 2,000 calls a second (two 
 	@[ "$(DEPS)" = no ] || .ci/deps test
 	@cmake --preset bench >/dev/null && cmake --build --preset bench
 	@node spec/upgrade/prove.mjs build/bench
+
+stress: ## floods, slow readers, idle streams, bad upstreams in full, into docs/stress.md (15 minutes)
+	@[ "$(DEPS)" = no ] || .ci/deps test
+	@cmake --preset bench >/dev/null && cmake --build --preset bench --target moongate bench_load bench_upstream
+	@spec/stress/run build/bench --full --report docs/stress.md
+
+soak: ## everything at once for 20 minutes (SOAK_SECONDS=1200), into docs/soak.md
+	@[ "$(DEPS)" = no ] || .ci/deps test
+	@cmake --preset bench >/dev/null && cmake --build --preset bench --target moongate bench_load bench_upstream
+	@spec/stress/soak build/bench docs/soak.md
 
 fuzz: ## ten minutes for each fuzz target
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-600} spec/run fuzz

@@ -149,10 +149,14 @@ export function closeWaits(...ports) {
   return count;
 }
 
+// Memory of the kernel for all TCP sockets of the machine, both ends of each.
+export const kernelMemory = () => Number(/^TCP:.* mem (\d+)/m.exec(readFileSync('/proc/net/sockstat', 'utf8'))[1]) * 4096;
+
 // --- base: what a process looks like when nothing is under way
 
 // Nothing runs, nothing is kept: the figures to come back to.
-export async function restingState(gateway, upstreams, ms = 20000) {
+// rssBound: that much is waited for, as free heap pages go back once a minute at most.
+export async function restingState(gateway, upstreams, { ms = 20000, rssBound } = {}) {
   const problem = async () => {
     const metrics = await gateway.metrics();
     for (const name of ['moongate_connections', 'moongate_http_inflight_requests', 'moongate_request_bodies_bytes'])
@@ -172,6 +176,7 @@ export async function restingState(gateway, upstreams, ms = 20000) {
     if (last) await sleep(50);
   } while (last && Date.now() < end);
   await sleep(300);
+  if (rssBound) await until(() => rss(gateway.pid) <= rssBound, 'memory', 66000).catch(() => {});
   return { problem: last, rss: rss(gateway.pid), files: files(gateway.pid),
     closeWaits: closeWaits(gateway.port, ...upstreams.map((one) => one.port)) };
 }

@@ -1,5 +1,5 @@
 // Runs the scenarios one after the other; see run.
-import { readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { release } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,7 +12,6 @@ const reportAt = args.indexOf('--report');
 const reportFile = reportAt >= 0 ? args[reportAt + 1] : undefined;
 const names = args.filter((arg, i) => !arg.startsWith('--') && (reportAt < 0 || i !== reportAt + 1));
 const report = new Report();
-const began = Date.now();
 
 const scenarios = readdirSync(dir).filter((file) => file.endsWith('.mjs')).sort()
   .filter((file) => !names.length || names.some((name) => file.includes(name)));
@@ -33,21 +32,26 @@ for (const file of scenarios) {
       report.ok('it ended cleanly', false, String(error?.message ?? error).slice(0, 1000));
     }
   }
+  report.current.begun = new Date(from);
   report.current.seconds = (Date.now() - from) / 1000;
   console.log(`(${report.current.seconds.toFixed(1)} s)`);
 }
 
+// A run of some scenarios replaces their sections only.
 if (reportFile) {
-  const lines = ['# Stress: floods, slow readers, idle streams, bad upstreams', '',
-    `Written by \`${isFull ? 'make stress' : 'spec/stress/run'}\` (spec/stress/README.md says what each line means).`, '',
-    `${new Date().toISOString().slice(0, 10)}, ${machine()}, Linux ${release()}, at most ${hardFiles.toLocaleString('en-US')} descriptors ` +
-    `per process, one worker on a core of its own, tools on the other, plain HTTP on loopback; ${Math.round((Date.now() - began) / 1000)} s; ` +
-    `${report.passed} passed, ${report.failed} failed, ${report.skipped} skipped.`, ''];
-  for (const one of report.scenarios) {
-    lines.push(`## ${one.name}`, '', one.about, '', '| what | measured | bound | holds |', '|---|---|---|---|');
-    for (const row of one.rows) lines.push(`| ${row.what} | ${row.value} | ${row.bound} | ${row.verdict} |`);
-    lines.push('', `${one.seconds.toFixed(0)} s`, '');
+  const section = (one) => [`## ${one.name}`, '', `${one.about[0].toUpperCase()}${one.about.slice(1)}.`, '',
+    '| what | measured | bound | holds |', '|---|---|---|---|',
+    ...one.rows.map((row) => `| ${row.what} | ${row.value} | ${row.bound} | ${row.verdict} |`), '',
+    `${one.begun.toISOString().slice(0, 16).replace('T', ' ')} UTC, ${one.seconds.toFixed(0)} s`].join('\n');
+  const sections = new Map();
+  if (names.length && existsSync(reportFile)) {
+    for (const text of readFileSync(reportFile, 'utf8').trimEnd().split(/\n\n(?=## )/).slice(1))
+      sections.set(/^## (.*)/.exec(text)[1], text);
   }
-  writeFileSync(reportFile, `${lines.join('\n').trimEnd()}\n`);
+  for (const one of report.scenarios) sections.set(one.name, section(one));
+  writeFileSync(reportFile, `${['# Stress: floods, slow readers, idle streams, bad upstreams',
+    `Written by \`${isFull ? 'make stress' : 'spec/stress/run BUILD_DIR'}\`; [spec/stress/README.md](../spec/stress/README.md) says what is judged.`,
+    `${machine()}, Linux ${release()}, at most ${hardFiles.toLocaleString('en-US')} descriptors per process; one worker on a core of its own, ` +
+    'tools on the other, plain HTTP on loopback, durability process.', ...sections.values()].join('\n\n')}\n`);
 }
 process.exit(report.close() ? 0 : 1);

@@ -11,7 +11,7 @@ const STAGES = {
 };
 
 export async function scenario(report, { isFull, later }) {
-  const total = Number(process.env.STRESS_ABORTS ?? (isFull ? 100000 : 4000));
+  const total = Number(process.env.STRESS_ABORTS ?? (isFull ? 100000 : 2400));
   const rate = isFull ? 1000 : 600, seed = Number(process.env.STRESS_SEED ?? 7);
   const upstream = await startUpstream();
   later(() => upstream.stop());
@@ -20,8 +20,8 @@ export async function scenario(report, { isFull, later }) {
     ['--job', `name=${stage}-${fin === '1' ? 'fin' : 'rst'},abort=${stage},fin=${fin},${order}`]));
   const flood = (count) => ['--mode', 'open', '--rate', rate, '--poisson', '-c', 4000, '--requests', count, '--seconds', 600,
     '--seed', seed, ...jobs];
-  await load(gateway, flood(Math.min(4000, total / 4)));
-  const shape = isFull ? { seconds: 8, rate: 300, rounds: 3 } : { seconds: 2, rate: 300 };
+  await load(gateway, flood(Math.min(4000, total / 3)));
+  const shape = isFull ? { seconds: 8, rate: 300, rounds: 3 } : { seconds: 1, rate: 300 };
   const base = await restingState(gateway, [upstream]);
   const alone = await probe(gateway, shape);
   // The base for others: beside as many calls on as many new connections that are not given up.
@@ -46,7 +46,7 @@ export async function scenario(report, { isFull, later }) {
     JSON.stringify(result.jobs.filter((job) => Object.keys(job.failures).length).map((job) => [job.name, job.failures])));
   report.note("others' p99 when nobody else is there", `${alone.p99.toFixed(2)} ms`);
   report.p99("others, beside as many whole calls", before, beside, isFull ? 0 : 50);
-  const after = await restingState(gateway, [upstream]);
+  const after = await restingState(gateway, [upstream], isFull ? { rssBound: base.rss + 16 * MiB } : {});
   const { cut } = await upstream.stats();
   const running = aborted.sent + aborted.first + aborted.mid;
   report.ok('upstream calls given up with their clients: those that were under way',

@@ -1,6 +1,6 @@
 // PROMISES O5. Two upstreams: one serves the model "good" alone, the other is bad in one way after
 // the other. Both serve "both", the bad one first by its priority.
-import { load, probe, restingState, sleep, startLoad, startServer, startUpstream, until } from '../kit.mjs';
+import { load, MiB, probe, restingState, sleep, startLoad, startServer, startUpstream, until } from '../kit.mjs';
 
 export const about = 'one upstream hangs, fails, resets or drips; the other one must not notice';
 
@@ -19,19 +19,23 @@ export async function scenario(report, { isFull, later }) {
     } });
   const good_job = 'kind=unary,model=good';
   await load(gateway, ['-c', 8, '--requests', 100, '--job', good_job, '--job', 'kind=unary,model=bad']);
-  const shape = isFull ? { seconds: 5, rate: 300, rounds: 3, job: good_job } : { seconds: 0.8, rate: 300, job: good_job };
+  const shape = isFull ? { seconds: 4, rate: 300, rounds: 3, job: good_job } : { seconds: 0.4, rate: 300, job: good_job };
   const base = await restingState(gateway, [good, bad]);
-  const before = await probe(gateway, shape);
 
   const kinds = { hangs: 'kind=hang', 'answers 500': 'kind=unary,status=500', resets: 'kind=reset',
     'sends a byte a second': 'kind=unary,piece=1,gap_ms=1000' };
   for (const [what, order] of Object.entries(kinds)) {
-    await bad.always(order);
-    // Callers of the bad one alone, enough to fill any queue they might share.
+    // Callers of the bad one alone, enough to fill any queue they might share: first served, then not.
+    await bad.always();
     const callers = startLoad(gateway, ['--mode', 'open', '--rate', 100, '-c', 2000, '--seconds', 600, '--job', 'kind=unary,model=bad']);
-    await sleep(500);
+    await sleep(300);
+    const before = await probe(gateway, shape);
+    await callers.end();
+    await bad.always(order);
+    const unserved = startLoad(gateway, ['--mode', 'open', '--rate', 100, '-c', 2000, '--seconds', 600, '--job', 'kind=unary,model=bad']);
+    await sleep(300);
     const beside = await probe(gateway, shape);
-    const result = await callers.end();
+    const result = await unserved.end();
     report.p99(`it ${what}: callers of the good one`, before, beside, isFull ? 0 : 50);
     report.ok(`it ${what}: its own callers get errors, no answers`, result.done === 0, `${result.done} answers`);
   }
@@ -51,7 +55,7 @@ export async function scenario(report, { isFull, later }) {
   await until(async () => await answered() - from >= FAILURES, 'the failures');
   await sleep(300); // calls that were under way when it opened
   const opening = performance.now(), opened = await answered();
-  await sleep(isFull ? 25000 : 4000);
+  await sleep(isFull ? 25000 : 2000);
   const probes = await answered() - opened;
   const seconds = (performance.now() - opening) / 1000;
   report.atMost(`the breaker opens after ${FAILURES} failures: answers of the bad one until then (100 calls a second)`,
@@ -67,6 +71,6 @@ export async function scenario(report, { isFull, later }) {
     `after ${back.toFixed(1)} s`);
   const calls = await steady.end();
   report.ok('nobody who could go elsewhere got an error', calls.failed === 0 && calls.refused === 0, `${calls.done} served, ${calls.failed} failed`);
-  report.backToBase(base, await restingState(gateway, [good, bad]), 16);
+  report.backToBase(base, await restingState(gateway, [good, bad], isFull ? { rssBound: base.rss + 16 * MiB } : {}), 16);
   await gateway.stop();
 }
