@@ -336,21 +336,21 @@ START_TEST(what_the_server_agrees_to)
         const unsigned char *alpn;
         unsigned alpn_len;
         const char *version; // NULL: refused
-        const char *alert;
+        const char *alert;   // the end of OpenSSL's words for it
     } cases[] = {
         {"1.3", 0, 0, NULL, NULL, 0, "TLSv1.3", NULL},
         {"1.2", TLS1_2_VERSION, 0, NULL, NULL, 0, "TLSv1.2", NULL},
-        {"1.1", TLS1_1_VERSION, 0, NULL, NULL, 0, NULL, "tlsv1 alert protocol version"},
-        {"1.0", TLS1_VERSION, 0, NULL, NULL, 0, NULL, "tlsv1 alert protocol version"},
-        {"h2 only", 0, 0, NULL, h2, 3, NULL, "tlsv1 alert no application protocol"},
-        {"http/1.0 only", 0, 0, NULL, ten, 9, NULL, "tlsv1 alert no application protocol"},
+        {"1.1", TLS1_1_VERSION, 0, NULL, NULL, 0, NULL, "alert protocol version"},
+        {"1.0", TLS1_VERSION, 0, NULL, NULL, 0, NULL, "alert protocol version"},
+        {"h2 only", 0, 0, NULL, h2, 3, NULL, "alert no application protocol"},
+        {"http/1.0 only", 0, 0, NULL, ten, 9, NULL, "alert no application protocol"},
         {"h2 and http/1.1", 0, 0, NULL, both, 12, "TLSv1.3", NULL},
         {"a weak cipher", TLS1_2_VERSION, 0, "ECDHE-ECDSA-AES128-SHA:@SECLEVEL=0", NULL, 0, NULL,
-         "sslv3 alert handshake failure"},
+         "alert handshake failure"},
         {"no forward secrecy", TLS1_2_VERSION, 0, "AES128-GCM-SHA256:@SECLEVEL=0", NULL, 0, NULL,
-         "sslv3 alert handshake failure"},
+         "alert handshake failure"},
         {"nobody", TLS1_2_VERSION, 0, "aNULL:@SECLEVEL=0", NULL, 0, NULL,
-         "sslv3 alert handshake failure"},
+         "alert handshake failure"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct peer peer;
@@ -377,7 +377,7 @@ START_TEST(what_the_server_agrees_to)
             ck_assert_msg(err == GW_ETLS, "%s was accepted", cases[i].name);
             ck_assert(tls_pipe_error(pipe)[0] != '\0');
             // The alert that went out tells the client why.
-            ck_assert_msg(peer.told && strcmp(peer.told, cases[i].alert) == 0, "%s: %s",
+            ck_assert_msg(peer.told && strstr(peer.told, cases[i].alert) != NULL, "%s: %s",
                           cases[i].name, peer.told ? peer.told : "nothing");
         }
         ERR_clear_error();
@@ -814,8 +814,11 @@ START_TEST(memory_of_a_connection)
     printf("bytes of one idle connection: server %zu, client %zu\n", servers / MANY,
            (both - servers) / MANY);
 #if !defined(MOONGATE_ASAN) && !defined(MOONGATE_TSAN) // they bring allocators of their own
-    ck_assert_uint_lt(servers / MANY, 18 * 1024);
-    ck_assert_uint_lt((both - servers) / MANY, 20 * 1024); // it keeps the server's certificate
+    // OpenSSL 3.5 keeps more for each than 3.0.
+    bool is_new = OpenSSL_version_num() >= 0x30500000;
+    ck_assert_uint_lt(servers / MANY, (is_new ? 32 : 18) * 1024);
+    // It keeps the server's certificate.
+    ck_assert_uint_lt((both - servers) / MANY, (is_new ? 38 : 20) * 1024);
 #endif
     for (int i = 0; i < MANY; i++)
         pair_close(&pairs[i]);

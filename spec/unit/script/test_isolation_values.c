@@ -42,8 +42,8 @@ static const char *const VALUES[] = {
     "json.array{}",
     "money.usd('1')",
     "money.nano(-5)",
-    "setmetatable({}, {__index = function() while true do end end, "
-    "__len = function() return 1e9 end, __tostring = error})",
+    ("setmetatable({}, {__index = function() while true do end end, "
+     "__len = function() return 1e9 end, __tostring = error})"),
     "setmetatable({1}, {__metatable = false})",
     "CYCLE",
     "HUGE",
