@@ -98,6 +98,17 @@ describe('upstreams', () => {
     assert.deepEqual(list.filter((one) => one.is_default).map((one) => one.id), [second.id]);
   });
 
+  test('each timer of an upstream can be set, and given back to the configuration', async () => {
+    const timers = { connect_ms: 700, tls_ms: 800, first_byte_ms: 900, event_ms: 1000 };
+    const pick = (one) => Object.fromEntries(Object.keys(timers).map((name) => [name, one[name]]));
+    assert.deepEqual(pick(json(await admin('PUT', `/admin/upstreams/${made.id}`, timers))), timers);
+    const list = json(await admin('GET', '/admin/upstreams')).items;
+    assert.deepEqual(pick(list.find((one) => one.id === made.id)), timers);
+    const answer = json(await admin('PUT', `/admin/upstreams/${made.id}`, { connect_ms: 0, tls_ms: 0, first_byte_ms: 0, event_ms: 0 }));
+    assert.deepEqual(Object.values(pick(answer)), [0, 0, 0, 0]);
+    assert.equal((await admin('PUT', `/admin/upstreams/${made.id}`, { event_ms: -1 })).status, 422);
+  });
+
   test('PUT and DELETE 404, PUT 400 for a taken name', async () => {
     assert.equal((await admin('PUT', `/admin/upstreams/${randomUUID()}`, { timeout: 5 })).status, 404);
     assert.equal((await admin('DELETE', `/admin/upstreams/${randomUUID()}`)).status, 404);
