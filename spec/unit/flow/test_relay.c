@@ -375,9 +375,14 @@ START_TEST(a_client_that_never_reads_is_cut)
     rig_post(RIG_CHAT_PATH, RIG_CHAT_USAGE);
     rig.client.reads_nothing = true;
     RIG_WAIT(rig.up[0].requests == 1);
-    for (int i = 0; i < 500; i++)
-        rig_turn();
-    rig_advance(60001);
+    // On a busy machine the sockets may still be filling, which is progress: then a minute later.
+    for (int tries = 0; tries < 5 && flow_exchange_count(rig.flow) > 0; tries++) {
+        for (int i = 0; i < 500; i++)
+            rig_turn();
+        rig_advance(60001);
+        for (int i = 0; i < 50; i++)
+            rig_turn();
+    }
     RIG_WAIT(flow_exchange_count(rig.flow) == 0);
     RIG_WAIT(rig.up[0].gone == 1);
     ck_assert_int_eq(rig_rows("status = 499 AND is_success = 0 AND output > 0"), 1);
